@@ -1,0 +1,192 @@
+//! The YAML between the two fences.
+
+use std::fmt;
+
+use serde::de::{self, Deserializer, MapAccess, Visitor};
+use serde::Deserialize;
+
+use super::error::{PlanError, PlanProblem};
+use super::limits::Limits;
+use super::repository::Repository;
+use super::{Agent, Network, Plan, PullRequestOptions};
+
+/// A source, cut at its fences.
+pub(super) struct Parts<'a> {
+    yaml: &'a str,
+    pub(super) body: &'a str,
+}
+
+/// Cuts a source (without its byte order mark) at the fences.
+pub(super) fn split(source: &str) -> Result<Parts<'_>, PlanError> {
+    let mut lines = source.split_inclusive('\n');
+    let Some(first) = lines.next().filter(|line| is_fence(line)) else {
+        return Err(PlanError { line: Some(1), column: Some(1), ..PlanProblem::NoFrontmatter.into() });
+    };
+    let start = first.len();
+    let mut end = start;
+    for line in lines {
+        if is_fence(line) {
+            return Ok(Parts { yaml: &source[start..end], body: &source[end + line.len()..] });
+        }
+        end += line.len();
+    }
+    Err(PlanError::at(PlanProblem::UnclosedFrontmatter, 1, 1))
+}
+
+fn is_fence(line: &str) -> bool {
+    line.trim_end() == "---"
+}
+
+/// The keys of a plan as they are written.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Frontmatter {
+    pub(super) repo: Option<String>,
+    pub(super) title: Option<String>,
+    #[serde(default, deserialize_with = "branch_name")]
+    base: Option<String>,
+    #[serde(default, deserialize_with = "branch_name")]
+    branch: Option<String>,
+    #[serde(default, deserialize_with = "agent")]
+    agent: Agent,
+    #[serde(default, deserialize_with = "word")]
+    model: Option<String>,
+    #[serde(default, deserialize_with = "word")]
+    image: Option<String>,
+    #[serde(default)]
+    setup: Vec<String>,
+    #[serde(default)]
+    verify: Vec<String>,
+    #[serde(default)]
+    limits: Limits,
+    #[serde(default)]
+    network: Network,
+    #[serde(default)]
+    pull_request: PullRequestOptions,
+}
+
+impl Frontmatter {
+    pub(super) fn parse(parts: &Parts<'_>) -> Result<Self, PlanError> {
+        if parts.yaml.trim().is_empty() {
+            return Ok(Self::default());
+        }
+        serde_yaml::from_str(parts.yaml).map_err(|error| located(&error))
+    }
+
+    pub(super) fn into_plan(self, repository: Repository, title: String, task: String) -> Plan {
+        Plan {
+            repository,
+            title,
+            base: self.base,
+            branch: self.branch,
+            agent: self.agent,
+            model: self.model,
+            image: self.image,
+            setup: self.setup,
+            verify: self.verify,
+            limits: self.limits,
+            network: self.network,
+            pull_request: self.pull_request,
+            task,
+        }
+    }
+}
+
+/// Turns the YAML library's error into ours: the key and the nearest known one out of serde's own wording.
+fn located(error: &serde_yaml::Error) -> PlanError {
+    let text = error.to_string();
+    // Its place is told by line and column instead.
+    let message = text.split(" at line ").next().unwrap_or(&text).to_owned();
+    let problem = if let Some((_, rest)) = message.split_once("unknown field `") {
+        let mut names = rest.split('`');
+        let key = names.next().unwrap_or_default().to_owned();
+        let known: Vec<&str> = names.skip(1).step_by(2).collect();
+        let nearest = nearest(&key, &known);
+        PlanProblem::UnknownKey { key, nearest }
+    } else if message.contains("invalid type") || message.contains("invalid value") || message.contains(EXPECTED) {
+        PlanProblem::InvalidValue(message.replace(EXPECTED, "expected "))
+    } else {
+        PlanProblem::Syntax(message)
+    };
+    match error.location() {
+        // The opening fence is the first line of the plan.
+        Some(place) => PlanError::at(problem, place.line() + 1, place.column()),
+        None => problem.into(),
+    }
+}
+
+/// Marks the text of errors that this module's own checks raise.
+pub(super) const EXPECTED: &str = "\u{1}";
+
+fn nearest(key: &str, known: &[&str]) -> Option<String> {
+    known
+        .iter()
+        .map(|candidate| (strsim::jaro_winkler(key, candidate), *candidate))
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .filter(|(similarity, _)| *similarity > 0.6)
+        .map(|(_, candidate)| candidate.to_owned())
+}
+
+fn branch_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    let name = String::deserialize(deserializer)?;
+    // The rules of `git check-ref-format --branch`, from a library that git's own test cases cover.
+    let valid = gix_validate::reference::branch_name(name.as_str().into()).is_ok();
+    if !valid || name.starts_with('-') || name.starts_with("refs/") {
+        return Err(de::Error::custom(format!(
+            "{EXPECTED}a branch name as git accepts it, such as `fabrica/idempotency`, got {name:?}"
+        )));
+    }
+    Ok(Some(name))
+}
+
+fn word<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    if text.is_empty() || text.starts_with('-') || text.contains(|c: char| c.is_control() || c.is_whitespace()) {
+        return Err(de::Error::custom(format!(
+            "{EXPECTED}a name without spaces that does not begin with `-`, got {text:?}"
+        )));
+    }
+    Ok(Some(text))
+}
+
+fn agent<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Agent, D::Error> {
+    struct AgentVisitor;
+
+    #[derive(Deserialize)]
+    #[serde(field_identifier, rename_all = "snake_case")]
+    enum Key {
+        Command,
+    }
+
+    impl<'de> Visitor<'de> for AgentVisitor {
+        type Value = Agent;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("`claude` or `{ command: [program, argument, …] }`")
+        }
+
+        fn visit_str<E: de::Error>(self, name: &str) -> Result<Agent, E> {
+            match name {
+                "claude" => Ok(Agent::Claude),
+                _ => Err(E::invalid_value(de::Unexpected::Str(name), &self)),
+            }
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Agent, A::Error> {
+            let Some(Key::Command) = map.next_key()? else {
+                return Err(de::Error::missing_field("command"));
+            };
+            let argv: Vec<String> = map.next_value()?;
+            let runnable = argv.first().is_some_and(|program| !program.is_empty());
+            if !runnable || argv.iter().any(|argument| argument.contains('\0')) {
+                return Err(de::Error::custom(format!("{EXPECTED}a program to run, got an empty command")));
+            }
+            match map.next_key::<Key>()? {
+                None => Ok(Agent::Command(argv)),
+                Some(_) => Err(de::Error::duplicate_field("command")),
+            }
+        }
+    }
+
+    deserializer.deserialize_any(AgentVisitor)
+}

@@ -1,0 +1,83 @@
+//! What a session may use.
+
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use serde::de::{self, Deserializer};
+use serde::{Deserialize, Serialize};
+
+use super::frontmatter::EXPECTED;
+
+/// What a session may use. `None` everywhere means: the operator's default.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Limits {
+    /// Wall time of one attempt, written like `90m` or `1h 30m`; one second to seven days.
+    #[serde(default, deserialize_with = "wall")]
+    pub wall: Option<Duration>,
+    /// The agent's turns; 1 to 10,000.
+    #[serde(default, deserialize_with = "turns")]
+    pub turns: Option<u32>,
+    /// US dollars; more than 0, at most 100,000.
+    #[serde(default, deserialize_with = "cost")]
+    pub cost_usd: Option<f64>,
+    /// Memory in bytes, written like `4GiB` or `512MB`; at least 16 MiB.
+    #[serde(default, deserialize_with = "memory")]
+    pub memory: Option<u64>,
+    /// Processors, may be a fraction; 0.1 to 1,024.
+    #[serde(default, deserialize_with = "cpus")]
+    pub cpus: Option<f64>,
+    /// How often a lost attempt is tried anew, the first one included; 1 to 20.
+    #[serde(default, deserialize_with = "attempts")]
+    pub attempts: Option<u32>,
+}
+
+const MAX_WALL: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+const MIN_MEMORY: u64 = 16 * 1024 * 1024;
+
+fn wall<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    match humantime::parse_duration(&text) {
+        Ok(wall) if (Duration::from_secs(1)..=MAX_WALL).contains(&wall) => Ok(Some(wall)),
+        _ => Err(de::Error::custom(format!(
+            "{EXPECTED}a duration from 1s to 7d with its unit, such as `90m` or `1h 30m`, got {text:?}"
+        ))),
+    }
+}
+
+fn memory<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    match text.parse::<ByteSize>() {
+        Ok(size) if size.as_u64() >= MIN_MEMORY => Ok(Some(size.as_u64())),
+        _ => Err(de::Error::custom(format!(
+            "{EXPECTED}a size of at least 16MiB with its unit, such as `4GiB` or `512MB`, got {text:?}"
+        ))),
+    }
+}
+
+fn turns<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+    within(u32::deserialize(deserializer)?, 1, 10_000, "turns")
+}
+
+fn attempts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+    within(u32::deserialize(deserializer)?, 1, 20, "attempts")
+}
+
+fn cost<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
+    within(f64::deserialize(deserializer)?, 0.000_001, 100_000.0, "US dollars")
+}
+
+fn cpus<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
+    within(f64::deserialize(deserializer)?, 0.1, 1_024.0, "processors")
+}
+
+fn within<T, E>(value: T, least: T, most: T, unit: &str) -> Result<Option<T>, E>
+where
+    T: PartialOrd + std::fmt::Display,
+    E: de::Error,
+{
+    if value >= least && value <= most {
+        return Ok(Some(value));
+    }
+    Err(E::custom(format!("{EXPECTED}{least} to {most} {unit}, got {value}")))
+}

@@ -1,0 +1,444 @@
+//! The store: what is durable. Its methods are atomic use cases, not table access.
+
+use std::fmt::Debug;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use futures::stream::BoxStream;
+use thiserror::Error;
+
+use super::Source;
+use crate::failure::Failure;
+use crate::ids::{ArtifactId, AttemptNumber, Fence, MessageId, SessionId, SpecId, WorkerId};
+use crate::message::{Message, MessageKind, NewMessage};
+use crate::protocol::{TranscriptEntry, Usage};
+use crate::secrets::TokenHash;
+use crate::session::{Session, SessionStatus, Spec};
+
+/// A session that is about to be created.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NewSession {
+    /// Its id.
+    pub id: SessionId,
+    /// The id of its spec, version 1.
+    pub spec: SpecId,
+    /// The plan, byte for byte.
+    pub content: String,
+    /// The repository as the plan names it.
+    pub repo_url: String,
+    /// The plan's title.
+    pub title: String,
+    /// How many attempts it has, from 1.
+    pub max_attempts: u32,
+    /// Who submits it.
+    pub submitter: Option<String>,
+    /// The same key with the same content creates one session only.
+    pub idempotency_key: Option<String>,
+    /// Its first message.
+    pub message: NewMessage,
+}
+
+/// What became of `create_session`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Created {
+    /// A new session.
+    New(SessionId),
+    /// The session that the same idempotency key created before.
+    Existing(SessionId),
+}
+
+impl Created {
+    /// The session, new or not.
+    pub const fn session(self) -> SessionId {
+        match self {
+            Self::New(id) | Self::Existing(id) => id,
+        }
+    }
+}
+
+/// A session that a worker claimed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Claimed {
+    /// The session, `running`, with the number of the new attempt.
+    pub session: Session,
+    /// The newest version of its plan.
+    pub spec: Spec,
+    /// How many attempts it has in all.
+    pub max_attempts: u32,
+    /// The result that an earlier attempt reported and whose publication was not finished: the work is done and
+    /// pushed, only the publishing has to be repeated.
+    pub unpublished: Option<serde_json::Value>,
+}
+
+impl Claimed {
+    /// Who writes from now on.
+    pub const fn fence(&self) -> Fence {
+        Fence { session: self.session.id, attempt: self.session.attempt }
+    }
+}
+
+/// What an attempt is about to do in the world, written down before it is done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AttemptStart {
+    /// The container's name.
+    pub container: String,
+    /// The branch that the attempt will push.
+    pub branch: String,
+    /// The plan's title, for a session that another program inserted.
+    pub title: String,
+    /// The hash of the runner's token.
+    pub runner_token: TokenHash,
+    /// The hash of the agent's token.
+    pub agent_token: TokenHash,
+}
+
+/// What is stored for one numbered event.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct EventRecord {
+    /// The event's number within its attempt, from 1.
+    pub event: u64,
+    /// Messages that it causes.
+    pub messages: Vec<NewMessage>,
+    /// A transcript entry, with the time that the runner gave it.
+    pub transcript: Option<(DateTime<Utc>, TranscriptEntry)>,
+    /// What it adds to the session's usage.
+    pub usage: Option<Usage>,
+    /// The attempt's result, as the runner reported it.
+    pub result: Option<serde_json::Value>,
+}
+
+/// What became of `record`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Recorded {
+    /// Every event up to this number is stored for good.
+    pub acknowledged: u64,
+    /// Whether somebody asked to cancel the session.
+    pub cancel_requested: bool,
+}
+
+/// How an attempt ends.
+#[derive(Debug, Clone, PartialEq)]
+pub enum AttemptEnd {
+    /// The session is `completed`.
+    Completed,
+    /// The session is `failed`.
+    Failed(Failure),
+    /// The session is `cancelled`.
+    Cancelled,
+    /// The session is `escalated`.
+    Escalated,
+    /// The session is `pending` again and may be claimed after the delay; with no attempt left the store refuses with
+    /// [`StoreError::NoAttemptsLeft`].
+    Lost {
+        /// Why.
+        failure: Failure,
+        /// How long it waits.
+        delay: Duration,
+    },
+}
+
+/// What became of a request to cancel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CancelOutcome {
+    /// The session waited; it is `cancelled` now.
+    Cancelled,
+    /// The session runs; its worker is told.
+    Requested,
+    /// The session had reached this terminal status before; nothing was changed.
+    AlreadyTerminal(SessionStatus),
+}
+
+/// Which sessions are listed.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SessionFilter {
+    /// Only those in one of these statuses; empty is all.
+    pub statuses: Vec<SessionStatus>,
+    /// Only those created before this one: where the last page ended.
+    pub before: Option<SessionId>,
+}
+
+/// A transcript entry as it is stored.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StoredTranscript {
+    /// Its place in the session: growing, may have gaps. The cursor.
+    pub sequence: u64,
+    /// The attempt that it belongs to.
+    pub attempt: AttemptNumber,
+    /// When it happened, by the sandbox's clock.
+    pub at: DateTime<Utc>,
+    /// The entry.
+    pub entry: TranscriptEntry,
+}
+
+/// An artifact that is about to be stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewArtifact {
+    /// Its id.
+    pub id: ArtifactId,
+    /// Its name, unique within the session.
+    pub name: String,
+    /// Its bytes, at most [`MAX_ARTIFACT_BYTES`].
+    pub content: Vec<u8>,
+}
+
+/// The largest artifact, in bytes.
+pub const MAX_ARTIFACT_BYTES: usize = 16 * 1024 * 1024;
+
+/// Something happened in the store. Notices may be lost; every reader also reads on from its cursor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notice {
+    /// A message was stored.
+    Message {
+        /// The message.
+        id: MessageId,
+        /// Its session.
+        session: SessionId,
+        /// What it is about.
+        kind: MessageKind,
+    },
+    /// A session can be claimed.
+    Claimable,
+    /// A session's cancellation was asked for.
+    CancelRequested(SessionId),
+    /// Notices may have been lost: read on from the cursors.
+    Missed,
+}
+
+/// The durable state, over PostgreSQL or SQLite.
+///
+/// Times are the database's. Every method is one transaction. A write with a [`Fence`] is refused with
+/// [`StoreError::Fenced`] unless its attempt is the session's latest and the session is `running`.
+#[cfg_attr(any(test, feature = "testing"), mockall::automock)]
+#[async_trait]
+pub trait Store: Debug + Send + Sync {
+    /// Stores a session (`pending`), version 1 of its spec, and its first message, in one transaction.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::IdempotencyConflict`] if the key came with other content before.
+    async fn create_session(&self, session: NewSession) -> Result<Created, StoreError>;
+
+    /// One session, if it is there.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] if the store cannot be read.
+    async fn session(&self, id: SessionId) -> Result<Option<Session>, StoreError>;
+
+    /// Sessions, newest first (by `created_at`, then id), at most `limit`.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] if the store cannot be read.
+    async fn sessions(&self, filter: &SessionFilter, limit: u32) -> Result<Vec<Session>, StoreError>;
+
+    /// All versions of a session's plan, oldest first.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] if the store cannot be read.
+    async fn specs(&self, session: SessionId) -> Result<Vec<Spec>, StoreError>;
+
+    /// Claims up to `limit` sessions for a worker, oldest first: pending ones that have a spec and whose time has come,
+    /// and running ones whose lease has run out. Each becomes `running` with the next attempt number, under a lease of
+    /// that length. A running one without attempts left becomes `failed` instead, with an `error` message of code
+    /// `session.attempts_exhausted`. No two callers get the same session.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] if the store cannot be written.
+    async fn claim(&self, worker: &WorkerId, lease: Duration, limit: u32) -> Result<Vec<Claimed>, StoreError>;
+
+    /// Extends the leases of those attempts that this worker still holds, and returns them; an attempt that is missing
+    /// from the answer is lost.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] if the store cannot be written.
+    async fn renew_leases(
+        &self,
+        worker: &WorkerId,
+        attempts: &[Fence],
+        lease: Duration,
+    ) -> Result<Vec<Fence>, StoreError>;
+
+    /// Writes down what an attempt is about to do; sets the session's `branch_name` and, if it has none, its title.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Fenced`].
+    async fn start_attempt(&self, fence: Fence, start: AttemptStart) -> Result<(), StoreError>;
+
+    /// Stores events of an attempt, in order, each exactly once: those with a number that is stored already are
+    /// skipped. An empty list only asks.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Fenced`]; [`StoreError::EventGap`] if a number is missing.
+    async fn record(&self, fence: Fence, events: Vec<EventRecord>) -> Result<Recorded, StoreError>;
+
+    /// Stores an artifact; the same name in the same session replaces it.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Fenced`].
+    async fn store_artifact(&self, fence: Fence, artifact: NewArtifact) -> Result<(), StoreError>;
+
+    /// An artifact's bytes, if it is there.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] if the store cannot be read.
+    async fn artifact(&self, session: SessionId, name: &str) -> Result<Option<Vec<u8>>, StoreError>;
+
+    /// Sets the session's `pr_url`.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Fenced`].
+    async fn set_pull_request(&self, fence: Fence, url: &str) -> Result<(), StoreError>;
+
+    /// Ends an attempt with its messages, in one transaction: the session gets the status of `end`, and `completed_at`
+    /// if that is terminal. The lease ends.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Fenced`], also if the attempt was ended before; [`StoreError::NoAttemptsLeft`].
+    async fn finish_attempt(
+        &self,
+        fence: Fence,
+        end: AttemptEnd,
+        messages: Vec<NewMessage>,
+    ) -> Result<SessionStatus, StoreError>;
+
+    /// Asks for the end of a session. A pending or escalated one is `cancelled` at once, with the message.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::NoSuchSession`].
+    async fn request_cancel(&self, id: SessionId, message: NewMessage) -> Result<CancelOutcome, StoreError>;
+
+    /// A session's messages after a sequence number, in order, at most `limit`.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] if the store cannot be read.
+    async fn messages(&self, session: SessionId, after: u64, limit: u32) -> Result<Vec<Message>, StoreError>;
+
+    /// Marks a message as read, once; `false` if there is no such message.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] if the store cannot be written.
+    async fn mark_read(&self, message: MessageId) -> Result<bool, StoreError>;
+
+    /// A session's transcript after a sequence number, in order, at most `limit`.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] if the store cannot be read.
+    async fn transcript(
+        &self,
+        session: SessionId,
+        after: u64,
+        limit: u32,
+    ) -> Result<Vec<StoredTranscript>, StoreError>;
+
+    /// Notices from now on: what is stored after this call returned is noticed, or [`Notice::Missed`] is. The stream
+    /// ends when it is dropped or the store is closed.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] if the store cannot be listened to.
+    async fn subscribe(&self) -> Result<BoxStream<'static, Notice>, StoreError>;
+
+    /// The hash of a secret of the installation, such as the API token, stored under a name.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] if the store cannot be read.
+    async fn token(&self, name: &str) -> Result<Option<TokenHash>, StoreError>;
+
+    /// Stores the hash of a secret under a name unless there is one; returns the one that is stored afterwards.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] if the store cannot be written.
+    async fn create_token(&self, name: &str, hash: TokenHash) -> Result<TokenHash, StoreError>;
+}
+
+/// Why the store did not do what was asked.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// The attempt is not the session's latest, or has ended.
+    #[error("attempt {0} is no longer the session's current one")]
+    Fenced(Fence),
+    /// An event is missing.
+    #[error("event {expected} of attempt {fence} is missing")]
+    EventGap {
+        /// The attempt.
+        fence: Fence,
+        /// The number that should come next.
+        expected: u64,
+    },
+    /// The idempotency key came with other content before.
+    #[error("the idempotency key was used for another plan, of session {0}")]
+    IdempotencyConflict(SessionId),
+    /// There is no such session.
+    #[error("there is no session {0}")]
+    NoSuchSession(SessionId),
+    /// The attempt cannot be repeated.
+    #[error("session {0} has no attempts left")]
+    NoAttemptsLeft(SessionId),
+    /// The database cannot be reached or is busy; the same call may succeed later.
+    #[error("the database is unavailable: {message}")]
+    Unavailable {
+        /// What was seen.
+        message: String,
+        /// The cause.
+        #[source]
+        source: Option<Source>,
+    },
+    /// A row that no version of Fabrica writes.
+    #[error("the row {id} of table {table} is broken: {reason}")]
+    BrokenRow {
+        /// The table.
+        table: &'static str,
+        /// The row's id.
+        id: String,
+        /// The column and what is wrong with it.
+        reason: String,
+    },
+    /// The database refused.
+    #[error("the database refused: {message}")]
+    Database {
+        /// Its words.
+        message: String,
+        /// The cause.
+        #[source]
+        source: Option<Source>,
+    },
+}
+
+impl StoreError {
+    /// Stable code of this error.
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Fenced(_) => "session.fenced",
+            Self::EventGap { .. } => "session.event_gap",
+            Self::IdempotencyConflict(_) => "session.idempotency_conflict",
+            Self::NoSuchSession(_) => "session.not_found",
+            Self::NoAttemptsLeft(_) => "session.attempts_exhausted",
+            Self::Unavailable { .. } => "database.unavailable",
+            Self::BrokenRow { .. } => "database.broken_row",
+            Self::Database { .. } => "database.refused",
+        }
+    }
+
+    /// Whether the same call may succeed later.
+    pub const fn retryable(&self) -> bool {
+        matches!(self, Self::Unavailable { .. })
+    }
+}

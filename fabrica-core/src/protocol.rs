@@ -1,0 +1,334 @@
+//! The wire between the runner in the sandbox and the orchestrator: one definition for both ends.
+//!
+//! The runner asks the gateway for its [`Job`] (`GET /session/job`), then posts [`Envelope`]s as newline-delimited
+//! JSON (`POST /session/events`) and reads an [`Acknowledgement`]. It keeps every envelope until it is acknowledged.
+//! Fields and events that a reader does not know are ignored, so either end may be newer.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::failure::Failure;
+use crate::ids::{AttemptNumber, SessionId};
+use crate::plan::Agent;
+
+/// The version of this protocol.
+pub const PROTOCOL_VERSION: u32 = 1;
+
+/// Where the session's gateway directory is mounted in the sandbox.
+pub const GATEWAY_DIRECTORY: &str = "/run/fabrica";
+/// The name of the socket in that directory.
+pub const GATEWAY_SOCKET: &str = "gateway.sock";
+/// Where the runner forwards to that socket, inside the sandbox.
+pub const FORWARDER_ADDRESS: &str = "127.0.0.1:4180";
+/// Where the runner binary is mounted in the sandbox.
+pub const RUNNER_PATH: &str = "/opt/fabrica/bin/fabrica-runner";
+/// The volume that the agent works in; the clone is its `repository` directory.
+pub const WORKSPACE: &str = "/workspace";
+/// Environment variable with the token for `/session/…` and for pushing.
+pub const RUNNER_TOKEN_VARIABLE: &str = "FABRICA_RUNNER_TOKEN";
+/// Environment variable with the token for `/model/…` and for fetching.
+pub const AGENT_TOKEN_VARIABLE: &str = "FABRICA_AGENT_TOKEN";
+/// Header that carries the stable code of a refusal by the gateway.
+pub const CODE_HEADER: &str = "x-fabrica-code";
+
+/// The runner's exit codes. Its events are the truth; the code only helps where no event came through.
+pub mod exit {
+    /// The job ended and its result was acknowledged, whatever the result was.
+    pub const REPORTED: i32 = 0;
+    /// The result could not be delivered to the gateway.
+    pub const UNREPORTED: i32 = 70;
+    /// The runner's own environment is unusable (no token, no socket directory).
+    pub const ENVIRONMENT: i32 = 78;
+    /// Stopped by a signal before the job ended; what the agent committed was pushed where that was possible.
+    pub const STOPPED: i32 = 75;
+}
+
+/// What the runner has to do: everything about the attempt that it may know.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Job {
+    /// The session.
+    pub session: SessionId,
+    /// The attempt.
+    pub attempt: AttemptNumber,
+    /// The plan's title.
+    pub title: String,
+    /// The task in markdown.
+    pub task: String,
+    /// The branch to start from; `None` is the remote's default branch.
+    pub base: Option<String>,
+    /// The branch to work on and to push.
+    pub branch: String,
+    /// Who does the work.
+    pub agent: Agent,
+    /// The model that the agent uses.
+    pub model: Option<String>,
+    /// Shell commands that run once before the agent.
+    #[serde(default)]
+    pub setup: Vec<String>,
+    /// Shell commands that must pass before the result counts.
+    #[serde(default)]
+    pub verify: Vec<String>,
+    /// The agent's turns.
+    pub turns: Option<u32>,
+    /// US dollars.
+    pub cost_usd: Option<f64>,
+    /// Who the commits are by.
+    pub committer: Identity,
+    /// How many commits of history are cloned; `None` is all of it.
+    pub depth: Option<u32>,
+}
+
+/// A name and an address for commits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// The name.
+    pub name: String,
+    /// The e-mail address.
+    pub email: String,
+}
+
+impl Default for Identity {
+    fn default() -> Self {
+        Self { name: "Fabrica".into(), email: "fabrica@localhost".into() }
+    }
+}
+
+/// One numbered event.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Envelope {
+    /// The version of the protocol.
+    pub v: u32,
+    /// The event's number: from 1, without gaps within an attempt.
+    pub seq: u64,
+    /// When it happened, by the sandbox's clock.
+    pub at: DateTime<Utc>,
+    /// The event itself.
+    #[serde(flatten)]
+    pub event: RunnerEvent,
+}
+
+/// What the runner reports.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum RunnerEvent {
+    /// The runner is up and has its job.
+    Started {
+        /// The runner's version.
+        runner: String,
+    },
+    /// A step of the runner's own work, for people: it becomes a message.
+    Progress {
+        /// The step, for programs: `clone`, `setup`, `agent`, `verify`, `push`.
+        step: String,
+        /// A sentence for people.
+        message: String,
+    },
+    /// One entry of the agent's transcript.
+    Agent(TranscriptEntry),
+    /// What was used since the last `usage` event.
+    Usage(Usage),
+    /// The agent asks a person. Not sent yet by this version's runner.
+    Escalation {
+        /// The question.
+        question: String,
+        /// Answers to choose from; may be empty.
+        #[serde(default)]
+        options: Vec<String>,
+        /// What the person should know.
+        #[serde(default)]
+        context: String,
+    },
+    /// The job ended with success. The last event of its attempt.
+    Completed(JobResult),
+    /// The job ended without success. The last event of its attempt.
+    Failed {
+        /// Why.
+        failure: Failure,
+        /// The branch, if commits were pushed all the same.
+        #[serde(default)]
+        pushed: Option<Pushed>,
+    },
+    /// An event of a newer runner.
+    #[serde(other)]
+    Unknown,
+}
+
+/// What came out of a job that succeeded.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct JobResult {
+    /// The agent's closing words.
+    #[serde(default)]
+    pub summary: String,
+    /// What was pushed; `None` if the agent changed nothing.
+    #[serde(default)]
+    pub pushed: Option<Pushed>,
+    /// The verification, in the plan's order; empty if the plan names none.
+    #[serde(default)]
+    pub verification: Vec<Verification>,
+}
+
+/// A branch that was pushed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pushed {
+    /// The branch.
+    pub branch: String,
+    /// The branch that it started from.
+    pub base: String,
+    /// The commit at its head.
+    pub head: String,
+    /// How many commits it has beyond the base.
+    pub commits: u32,
+    /// Their subject lines, oldest first, at most 50.
+    #[serde(default)]
+    pub subjects: Vec<String>,
+}
+
+/// One command of the verification.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Verification {
+    /// The command.
+    pub command: String,
+    /// Whether it passed.
+    pub passed: bool,
+    /// How long it took, in seconds.
+    pub seconds: f64,
+    /// The last lines of its output.
+    #[serde(default)]
+    pub output: Vec<String>,
+}
+
+/// One entry of the agent's transcript.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TranscriptEntry {
+    /// What it is: `text`, `thinking`, `tool_use`, `tool_result`, `output`, `notice`, `result`.
+    pub kind: String,
+    /// Who says it: the agent, or the subagent's tool use id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<String>,
+    /// One line for people.
+    pub summary: String,
+    /// The whole of it, bounded by the runner.
+    #[serde(default)]
+    pub detail: Map<String, Value>,
+}
+
+/// Tokens and money. As an event: since the last one. On a session: over all attempts.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct Usage {
+    /// Tokens read, without those from a cache.
+    #[serde(default)]
+    pub input_tokens: u64,
+    /// Tokens written.
+    #[serde(default)]
+    pub output_tokens: u64,
+    /// Tokens read from the provider's cache.
+    #[serde(default)]
+    pub cache_read_tokens: u64,
+    /// Tokens written to the provider's cache.
+    #[serde(default)]
+    pub cache_write_tokens: u64,
+    /// US dollars.
+    #[serde(default)]
+    pub cost_usd: f64,
+    /// The agent's turns.
+    #[serde(default)]
+    pub turns: u32,
+}
+
+impl Usage {
+    /// The sum of both.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            input_tokens: self.input_tokens.saturating_add(other.input_tokens),
+            output_tokens: self.output_tokens.saturating_add(other.output_tokens),
+            cache_read_tokens: self.cache_read_tokens.saturating_add(other.cache_read_tokens),
+            cache_write_tokens: self.cache_write_tokens.saturating_add(other.cache_write_tokens),
+            cost_usd: self.cost_usd + other.cost_usd,
+            turns: self.turns.saturating_add(other.turns),
+        }
+    }
+}
+
+/// What the runner is told in answer to a batch of events.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct Acknowledgement {
+    /// Every event up to this number is stored for good and may be forgotten.
+    pub acknowledged: u64,
+    /// What to do, in order.
+    #[serde(default)]
+    pub instructions: Vec<Instruction>,
+}
+
+/// What the orchestrator tells the runner.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "instruction", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Instruction {
+    /// Stop the agent, push what it committed, report `failed` with the code `session.cancelled`, exit.
+    Cancel,
+    /// An instruction of a newer orchestrator.
+    #[serde(other)]
+    Unknown,
+}
+
+/// How often a runner that has nothing to report asks for instructions all the same, with an empty batch.
+pub const HEARTBEAT: Duration = Duration::from_secs(10);
+/// How many events a batch holds at most.
+pub const MAX_BATCH_EVENTS: usize = 500;
+/// How many bytes a batch holds at most.
+pub const MAX_BATCH_BYTES: usize = 4 * 1024 * 1024;
+/// How many bytes one event holds at most; the runner cuts what is longer and says so.
+pub const MAX_EVENT_BYTES: usize = 256 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_envelope_is_one_flat_object() {
+        let line = r#"{"v":1,"seq":7,"at":"2026-11-22T10:00:00Z","event":"progress","step":"clone","message":"Cloned","new":1}"#;
+        let envelope: Envelope = serde_json::from_str(line).unwrap();
+        assert_eq!(
+            envelope.event,
+            RunnerEvent::Progress { step: "clone".into(), message: "Cloned".into() }
+        );
+        let again = serde_json::to_value(&envelope).unwrap();
+        assert_eq!(again["event"], "progress");
+        assert_eq!(again["seq"], 7);
+    }
+
+    #[test]
+    fn events_and_instructions_of_a_newer_peer_are_kept_as_unknown() {
+        let line = r#"{"v":2,"seq":1,"at":"2026-11-22T10:00:00Z","event":"teleported","where":"x"}"#;
+        assert_eq!(serde_json::from_str::<Envelope>(line).unwrap().event, RunnerEvent::Unknown);
+        let answer = r#"{"acknowledged":3,"instructions":[{"instruction":"dance"}]}"#;
+        let answer: Acknowledgement = serde_json::from_str(answer).unwrap();
+        assert_eq!(answer.instructions, [Instruction::Unknown]);
+    }
+
+    #[test]
+    fn every_event_survives_the_wire() {
+        let events = [
+            RunnerEvent::Started { runner: "1".into() },
+            RunnerEvent::Agent(TranscriptEntry {
+                kind: "text".into(),
+                parent: None,
+                summary: "hello".into(),
+                detail: Map::new(),
+            }),
+            RunnerEvent::Usage(Usage { cost_usd: 0.25, turns: 2, ..Usage::default() }),
+            RunnerEvent::Completed(JobResult { summary: "done".into(), pushed: None, verification: vec![] }),
+            RunnerEvent::Failed { failure: Failure::new("agent.failed", "it failed", "look"), pushed: None },
+        ];
+        for event in events {
+            let envelope = Envelope { v: 1, seq: 1, at: DateTime::UNIX_EPOCH, event };
+            let text = serde_json::to_string(&envelope).unwrap();
+            assert_eq!(serde_json::from_str::<Envelope>(&text).unwrap(), envelope, "{text}");
+        }
+    }
+}

@@ -1,0 +1,11 @@
+//! For tests of this crate and of its adapters: mocks of the ports, in-memory fakes, and the conformance suites that
+//! every adapter must pass.
+
+pub mod runtime_conformance;
+pub mod store_conformance;
+pub mod store_fake;
+
+pub use crate::ports::forge::MockForge;
+pub use crate::ports::gateway::MockGateway;
+pub use crate::ports::runtime::MockContainerRuntime;
+pub use crate::ports::store::MockStore;
