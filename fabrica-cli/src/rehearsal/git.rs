@@ -18,7 +18,10 @@ pub(super) fn isolated(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(program);
     command
         .env_clear()
-        .env("PATH", std::env::var_os("PATH").unwrap_or_else(|| OsString::from("/usr/local/bin:/usr/bin:/bin")))
+        .env(
+            "PATH",
+            std::env::var_os("PATH").unwrap_or_else(|| OsString::from("/usr/local/bin:/usr/bin:/bin")),
+        )
         .env("HOME", "/nonexistent")
         .env("LC_ALL", "C")
         .env("TZ", "UTC")
@@ -34,8 +37,15 @@ pub(super) fn isolated(program: impl AsRef<OsStr>) -> Command {
 }
 
 /// Runs git in `directory`, feeds it `input` and returns what it printed.
-pub(super) async fn run(directory: &Path, arguments: &[&str], input: &[u8]) -> Result<Vec<u8>, RehearsalError> {
-    let unavailable = |source| RehearsalError::GitUnavailable { program: "git".to_owned(), source };
+pub(super) async fn run(
+    directory: &Path,
+    arguments: &[&str],
+    input: &[u8],
+) -> Result<Vec<u8>, RehearsalError> {
+    let unavailable = |source| RehearsalError::GitUnavailable {
+        program: "git".to_owned(),
+        source,
+    };
     let mut child = isolated("git")
         .arg("-C")
         .arg(directory)

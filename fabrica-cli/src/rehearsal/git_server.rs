@@ -70,7 +70,12 @@ impl GitServer {
     pub(super) async fn new(root: &Path, token: SecretString) -> Result<Self, RehearsalError> {
         let path = git::run(root, &["--exec-path"], b"").await?;
         let backend = Path::new(String::from_utf8_lossy(&path).trim()).join("git-http-backend");
-        Ok(Self { root: root.to_owned(), backend, token, requests: Ledger::default() })
+        Ok(Self {
+            root: root.to_owned(),
+            backend,
+            token,
+            requests: Ledger::default(),
+        })
     }
 
     /// All requests so far, in the order of their arrival.
@@ -92,11 +97,14 @@ impl GitServer {
             path: request.uri().path().to_owned(),
             operation: operation(&request),
             credential,
-            content_encoding: content_encoding.and_then(|value| value.to_str().ok()).map(str::to_owned),
+            content_encoding: content_encoding
+                .and_then(|value| value.to_str().ok())
+                .map(str::to_owned),
             status: None,
         });
         let response = self.respond(request, credential).await;
-        self.requests.amend(index, |request| request.status = Some(response.status().as_u16()));
+        self.requests
+            .amend(index, |request| request.status = Some(response.status().as_u16()));
         response
     }
 
@@ -111,7 +119,10 @@ impl GitServer {
         match cgi::serve(&self.backend, &self.root, &path, request).await {
             Ok(response) => response,
             Err(error) => {
-                tracing::error!(error = &error as &dyn std::error::Error, "git http-backend failed");
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "git http-backend failed"
+                );
                 (StatusCode::BAD_GATEWAY, "git http-backend failed\n").into_response()
             }
         }
@@ -122,13 +133,17 @@ impl GitServer {
         let mut parts = path.strip_prefix('/')?.splitn(3, '/');
         let (owner, name, inside) = (parts.next()?, parts.next()?, parts.next()?);
         let repository = BareRepository::at(&self.root, &format!("{owner}/{name}")).ok()?;
-        let safe = !inside.split('/').any(|part| part.is_empty() || part.starts_with('.'));
+        let safe = !inside
+            .split('/')
+            .any(|part| part.is_empty() || part.starts_with('.'));
         let name = name.strip_suffix(".git").unwrap_or(name);
         (safe && repository.exists()).then(|| format!("/{owner}/{name}.git/{inside}"))
     }
 
     fn credential(&self, headers: &HeaderMap) -> Credential {
-        let Some(value) = headers.get(header::AUTHORIZATION) else { return Credential::Missing };
+        let Some(value) = headers.get(header::AUTHORIZATION) else {
+            return Credential::Missing;
+        };
         let password = || {
             let (scheme, encoded) = value.to_str().ok()?.split_once(' ')?;
             let decoded = STANDARD.decode(encoded.trim()).ok()?;

@@ -13,13 +13,19 @@ pub(super) struct Ledger<T> {
 
 impl<T> Clone for Ledger<T> {
     fn clone(&self) -> Self {
-        Self { entries: Arc::clone(&self.entries), length: Arc::clone(&self.length) }
+        Self {
+            entries: Arc::clone(&self.entries),
+            length: Arc::clone(&self.length),
+        }
     }
 }
 
 impl<T> Default for Ledger<T> {
     fn default() -> Self {
-        Self { entries: Arc::default(), length: Arc::new(watch::Sender::new(0)) }
+        Self {
+            entries: Arc::default(),
+            length: Arc::new(watch::Sender::new(0)),
+        }
     }
 }
 

@@ -23,8 +23,8 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use self::{message::Message, place::Place};
 pub use self::script::{Block, Case, Fault, Script, Turn, Usage};
+use self::{message::Message, place::Place};
 use super::{
     error::RehearsalError,
     ledger::{Ledger, locked},
@@ -72,8 +72,17 @@ impl RecordedRequest {
                 })
                 .or_insert_with(|| value.to_string());
         }
-        let path = parts.uri.path_and_query().map_or_else(|| parts.uri.path(), |path| path.as_str());
-        Self { method: parts.method.to_string(), path: path.to_owned(), headers, body, status: None }
+        let path = parts
+            .uri
+            .path_and_query()
+            .map_or_else(|| parts.uri.path(), |path| path.as_str());
+        Self {
+            method: parts.method.to_string(),
+            path: path.to_owned(),
+            headers,
+            body,
+            status: None,
+        }
     }
 
     /// A header's value, by its lower-case name.
@@ -110,7 +119,13 @@ impl ScriptedMessagesApi {
         let requests = Ledger::default();
         let ledger = requests.clone();
         let server = Server::start(|_, stop| {
-            let api = Api { script, options, requests: ledger, counts: Mutex::default(), stop };
+            let api = Api {
+                script,
+                options,
+                requests: ledger,
+                counts: Mutex::default(),
+                stop,
+            };
             Router::new().fallback(receive).with_state(Arc::new(api))
         })
         .await?;
@@ -156,7 +171,8 @@ async fn receive(State(api): State<Arc<Api>>, request: Request) -> Response {
     let record = RecordedRequest::new(&parts, body);
     let index = api.requests.push(record.clone());
     let response = api.respond(&parts, &record).await;
-    api.requests.amend(index, |record| record.status = Some(response.status().as_u16()));
+    api.requests
+        .amend(index, |record| record.status = Some(response.status().as_u16()));
     response
 }
 
@@ -181,8 +197,12 @@ impl Api {
     }
 
     fn admits(&self, request: &RecordedRequest) -> bool {
-        let Some(accepted) = &self.options.accepted_key else { return true };
-        let bearer = request.header("authorization").and_then(|value| value.strip_prefix("Bearer "));
+        let Some(accepted) = &self.options.accepted_key else {
+            return true;
+        };
+        let bearer = request
+            .header("authorization")
+            .and_then(|value| value.strip_prefix("Bearer "));
         [request.header("x-api-key"), bearer]
             .into_iter()
             .flatten()
@@ -250,14 +270,21 @@ impl Api {
                 tokio::time::sleep(BEFORE_A_CUT).await;
                 Err(io::Error::other("the script cuts the stream"))
             }));
-        let headers = [(header::CONTENT_TYPE, "text/event-stream; charset=utf-8"), (header::CACHE_CONTROL, "no-cache")];
+        let headers = [
+            (header::CONTENT_TYPE, "text/event-stream; charset=utf-8"),
+            (header::CACHE_CONTROL, "no-cache"),
+        ];
         (headers, Body::from_stream(paced)).into_response()
     }
 }
 
 /// The same for every retry, another one for every session and place.
 fn message_id(session: &str, place: Place) -> String {
-    let session: String = session.chars().filter(char::is_ascii_alphanumeric).take(12).collect();
+    let session: String = session
+        .chars()
+        .filter(char::is_ascii_alphanumeric)
+        .take(12)
+        .collect();
     let case = place.case.map_or_else(String::new, |case| format!("c{case}"));
     format!("msg_rehearsal{session}{case}t{}", place.turn)
 }

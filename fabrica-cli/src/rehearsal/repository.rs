@@ -21,7 +21,11 @@ pub struct SourceFile {
 impl SourceFile {
     /// A file that cannot be executed.
     pub fn new(path: impl Into<String>, content: impl Into<String>) -> Self {
-        Self { path: path.into(), content: content.into(), executable: false }
+        Self {
+            path: path.into(),
+            content: content.into(),
+            executable: false,
+        }
     }
 
     /// Makes it executable.
@@ -43,15 +47,15 @@ impl BareRepository {
     ///
     /// # Errors
     /// When `full_name` is not `owner/name`, or git fails.
-    pub async fn create(
-        root: &Path,
-        full_name: &str,
-        files: &[SourceFile],
-    ) -> Result<Self, RehearsalError> {
+    pub async fn create(root: &Path, full_name: &str, files: &[SourceFile]) -> Result<Self, RehearsalError> {
         let repository = Self::at(root, full_name)?;
-        std::fs::create_dir_all(&repository.path)
-            .map_err(|source| RehearsalError::Write { path: repository.path.clone(), source })?;
-        repository.git(&["init", "--quiet", "--bare", "--initial-branch=main", "."]).await?;
+        std::fs::create_dir_all(&repository.path).map_err(|source| RehearsalError::Write {
+            path: repository.path.clone(),
+            source,
+        })?;
+        repository
+            .git(&["init", "--quiet", "--bare", "--initial-branch=main", "."])
+            .await?;
         let history = first_commit(files);
         git::run(&repository.path, &["fast-import", "--quiet"], history.as_bytes()).await?;
         Ok(repository)
@@ -68,7 +72,9 @@ impl BareRepository {
         if !is_plain(owner) || !is_plain(name) {
             return Err(invalid());
         }
-        Ok(Self { path: root.join(owner).join(format!("{name}.git")) })
+        Ok(Self {
+            path: root.join(owner).join(format!("{name}.git")),
+        })
     }
 
     /// Where it lies.
@@ -87,7 +93,11 @@ impl BareRepository {
     /// When git fails.
     pub async fn head(&self, branch: &str) -> Result<Option<String>, RehearsalError> {
         let name = format!("refs/heads/{branch}");
-        Ok(self.refs().await?.into_iter().find_map(|(found, id)| (found == name).then_some(id)))
+        Ok(self
+            .refs()
+            .await?
+            .into_iter()
+            .find_map(|(found, id)| (found == name).then_some(id)))
     }
 
     /// Every ref with the object that it points to, in the order of their names.
@@ -95,8 +105,13 @@ impl BareRepository {
     /// # Errors
     /// When git fails.
     pub async fn refs(&self) -> Result<Vec<(String, String)>, RehearsalError> {
-        let listing = self.git(&["for-each-ref", "--format=%(refname) %(objectname)"]).await?;
-        let pair = |line: &str| line.split_once(' ').map(|(name, id)| (name.to_owned(), id.to_owned()));
+        let listing = self
+            .git(&["for-each-ref", "--format=%(refname) %(objectname)"])
+            .await?;
+        let pair = |line: &str| {
+            line.split_once(' ')
+                .map(|(name, id)| (name.to_owned(), id.to_owned()))
+        };
         Ok(listing.lines().filter_map(pair).collect())
     }
 
@@ -136,7 +151,8 @@ impl BareRepository {
     /// When git fails, as it does for an unknown branch.
     pub async fn diff(&self, branch: &str) -> Result<String, RehearsalError> {
         let range = format!("refs/heads/main...refs/heads/{branch}");
-        self.git(&["diff", "--no-color", "--no-ext-diff", &range, "--"]).await
+        self.git(&["diff", "--no-color", "--no-ext-diff", &range, "--"])
+            .await
     }
 
     /// How many commits `head` has and `base` lacks; both are ids of commits.
@@ -168,7 +184,9 @@ impl BareRepository {
 fn is_plain(name: &str) -> bool {
     !name.is_empty()
         && !name.starts_with(['.', '-'])
-        && name.chars().all(|character| character.is_ascii_alphanumeric() || "._-".contains(character))
+        && name
+            .chars()
+            .all(|character| character.is_ascii_alphanumeric() || "._-".contains(character))
 }
 
 /// The input of `git fast-import` for one commit.
@@ -178,9 +196,17 @@ fn first_commit(files: &[SourceFile]) -> String {
         "commit refs/heads/main\nauthor {AUTHOR}\ncommitter {AUTHOR}\ndata {}\n{message}",
         message.len()
     );
-    for SourceFile { path, content, executable } in files {
+    for SourceFile {
+        path,
+        content,
+        executable,
+    } in files
+    {
         let mode = if *executable { "100755" } else { "100644" };
-        history.push_str(&format!("M {mode} inline {path}\ndata {}\n{content}\n", content.len()));
+        let length = content.len().to_string();
+        history.extend([
+            "M ", mode, " inline ", path, "\ndata ", &length, "\n", content, "\n",
+        ]);
     }
     history
 }
@@ -192,10 +218,18 @@ mod tests {
     #[tokio::test]
     async fn a_repository_tells_what_it_holds() {
         let root = tempfile::tempdir().unwrap();
-        let files = [SourceFile::new("docs/a b.txt", "one\n"), SourceFile::new("run", "two").executable()];
-        let repository = BareRepository::create(root.path(), "acme/tools", &files).await.unwrap();
+        let files = [
+            SourceFile::new("docs/a b.txt", "one\n"),
+            SourceFile::new("run", "two").executable(),
+        ];
+        let repository = BareRepository::create(root.path(), "acme/tools", &files)
+            .await
+            .unwrap();
         assert!(repository.exists());
-        assert_eq!(repository.file("main", "docs/a b.txt").await.unwrap().as_deref(), Some("one\n"));
+        assert_eq!(
+            repository.file("main", "docs/a b.txt").await.unwrap().as_deref(),
+            Some("one\n")
+        );
         assert_eq!(repository.file("main", "missing").await.unwrap(), None);
         assert_eq!(repository.file("missing", "run").await.unwrap(), None);
         assert_eq!(repository.log("main").await.unwrap(), ["Start the project"]);
@@ -205,9 +239,16 @@ mod tests {
     #[test]
     fn a_name_cannot_leave_the_directory() {
         let root = std::path::Path::new("/srv");
-        for name in ["acme", "../etc", "acme/..", "acme/-x", "acme/a/b", "/acme", "acme/", "acme/a b"] {
+        for name in [
+            "acme", "../etc", "acme/..", "acme/-x", "acme/a/b", "/acme", "acme/", "acme/a b",
+        ] {
             assert!(BareRepository::at(root, name).is_err(), "{name}");
         }
-        assert!(BareRepository::at(root, "acme/sample.git").unwrap().path().ends_with("acme/sample.git"));
+        assert!(
+            BareRepository::at(root, "acme/sample.git")
+                .unwrap()
+                .path()
+                .ends_with("acme/sample.git")
+        );
     }
 }

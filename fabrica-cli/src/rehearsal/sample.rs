@@ -27,7 +27,9 @@ impl SampleRepository {
             SourceFile::new("tests/run.sh", include_str!("sample/tests/run.sh")).executable(),
             SourceFile::new("tests/take_test.sh", include_str!("sample/tests/take_test.sh")),
         ];
-        BareRepository::create(root, Self::FULL_NAME, &files).await.map(Self)
+        BareRepository::create(root, Self::FULL_NAME, &files)
+            .await
+            .map(Self)
     }
 }
 

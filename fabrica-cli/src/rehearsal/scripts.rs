@@ -75,7 +75,9 @@ pub fn leaves_uncommitted_change(workspace: &str) -> Script {
 /// Runs one shell command a turn, whether they succeed or not, and ends. The agent's Bash tool refuses a
 /// command that begins with `sleep`.
 pub fn runs_bash<C: AsRef<str>>(commands: impl IntoIterator<Item = C>) -> Script {
-    let turns = commands.into_iter().map(|command| Turn::tool("Bash", bash(command.as_ref(), "Try it")));
+    let turns = commands
+        .into_iter()
+        .map(|command| Turn::tool("Bash", bash(command.as_ref(), "Try it")));
     Script::new(turns.chain([Turn::text("I ran all commands.")]))
 }
 
@@ -83,7 +85,10 @@ pub fn runs_bash<C: AsRef<str>>(commands: impl IntoIterator<Item = C>) -> Script
 pub fn slow(turns: u32, thinking: Duration) -> Script {
     let script = runs_bash((1..=turns).map(|turn| format!("echo 'turn {turn} of {turns}'")));
     let late = |turn: Turn| turn.fault(super::Fault::delay(thinking));
-    Script { turns: script.turns.into_iter().map(late).collect(), ..script }
+    Script {
+        turns: script.turns.into_iter().map(late).collect(),
+        ..script
+    }
 }
 
 /// Calls a tool that asks a person, and after an answer that contains `answer` goes on with `then`.
@@ -112,7 +117,11 @@ pub fn bash(command: &str, description: &str) -> Value {
 }
 
 fn tokens(input: u64, output: u64) -> Usage {
-    Usage { input_tokens: input, output_tokens: output, ..Usage::default() }
+    Usage {
+        input_tokens: input,
+        output_tokens: output,
+        ..Usage::default()
+    }
 }
 
 /// A word for the shell.
@@ -140,7 +149,11 @@ mod tests {
         let script = sample_job("/workspace");
         let program = include_str!("sample/bin/stock");
         for edit in inputs(&script, "Edit") {
-            assert_eq!(program.matches(edit["old_string"].as_str().unwrap()).count(), 1, "{edit}");
+            assert_eq!(
+                program.matches(edit["old_string"].as_str().unwrap()).count(),
+                1,
+                "{edit}"
+            );
         }
         assert_eq!(script.turns.len(), 4);
         assert_eq!(inputs(&script, "Read")[0]["file_path"], "/workspace/bin/stock");

@@ -27,18 +27,26 @@ impl Server {
     pub(super) async fn start(
         build: impl FnOnce(&str, CancellationToken) -> Router,
     ) -> Result<Self, RehearsalError> {
-        let listener =
-            TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.map_err(RehearsalError::Listen)?;
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+            .await
+            .map_err(RehearsalError::Listen)?;
         let address = listener.local_addr().map_err(RehearsalError::Listen)?;
         let stop = CancellationToken::new();
         let router = build(&format!("http://{address}"), stop.clone());
         let signal = stop.clone().cancelled_owned();
         let task = tokio::spawn(async move {
             if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(signal).await {
-                tracing::error!(error = &error as &dyn std::error::Error, "a rehearsal server ended");
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "a rehearsal server ended"
+                );
             }
         });
-        Ok(Self { address, stop, task: Some(task) })
+        Ok(Self {
+            address,
+            stop,
+            task: Some(task),
+        })
     }
 
     /// `http://127.0.0.1:PORT`, without a slash at the end.

@@ -57,6 +57,19 @@ impl Created {
     }
 }
 
+/// What a worker wants to claim.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClaimRequest {
+    /// Who claims.
+    pub worker: WorkerId,
+    /// How long the lease lasts; at least a millisecond.
+    pub lease: Duration,
+    /// How many sessions at most; at least one.
+    pub limit: u32,
+    /// Only this session: for a process that works on nothing but its own.
+    pub only: Option<SessionId>,
+}
+
 /// A session that a worker claimed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Claimed {
@@ -240,7 +253,7 @@ pub trait Store: Debug + Send + Sync {
     /// [`StoreError`] if the store cannot be read.
     async fn specs(&self, session: SessionId) -> Result<Vec<Spec>, StoreError>;
 
-    /// Claims up to `limit` sessions for a worker, oldest first: pending ones that have a spec and whose time has come,
+    /// Claims up to `limit` sessions (only the one named by `only`, if it is set) for a worker, oldest first: pending ones that have a spec and whose time has come,
     /// and running ones whose lease has run out. Each becomes `running` with the next attempt number, under a lease of
     /// that length. A running one without attempts left becomes `failed` instead, with an `error` message of code
     /// `session.attempts_exhausted`. No two callers get the same session.
@@ -248,7 +261,7 @@ pub trait Store: Debug + Send + Sync {
     /// # Errors
     ///
     /// [`StoreError`] if the store cannot be written.
-    async fn claim(&self, worker: &WorkerId, lease: Duration, limit: u32) -> Result<Vec<Claimed>, StoreError>;
+    async fn claim(&self, request: &ClaimRequest) -> Result<Vec<Claimed>, StoreError>;
 
     /// Extends the leases of those attempts that this worker still holds, and returns them; an attempt that is missing
     /// from the answer is lost.

@@ -24,12 +24,7 @@ const LONGEST_HEAD: u64 = 64 * 1024;
 const CHUNK: usize = 64 * 1024;
 
 /// Runs the program for a request to `path` below `root`.
-pub(super) async fn serve(
-    backend: &Path,
-    root: &Path,
-    path: &str,
-    request: Request,
-) -> io::Result<Response> {
+pub(super) async fn serve(backend: &Path, root: &Path, path: &str, request: Request) -> io::Result<Response> {
     let (parts, body) = request.into_parts();
     let mut child = command(backend, root, path, &parts).spawn()?;
     let (Some(stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
@@ -41,7 +36,11 @@ pub(super) async fn serve(
     }));
     let mut stdout = BufReader::with_capacity(CHUNK, stdout);
     let mut response = head(&mut stdout).await?;
-    *response.body_mut() = Body::from_stream(rest(Running { stdout, child, _feeder: feeder }));
+    *response.body_mut() = Body::from_stream(rest(Running {
+        stdout,
+        child,
+        _feeder: feeder,
+    }));
     Ok(response)
 }
 
@@ -69,7 +68,11 @@ fn command(backend: &Path, root: &Path, path: &str, parts: &Parts) -> Command {
             command.env(variable, value);
         }
     }
-    command.current_dir(root).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+    command
+        .current_dir(root)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null());
     command
 }
 

@@ -26,16 +26,25 @@ pub(super) struct Message {
 impl Message {
     /// The whole message, for a request without a stream.
     pub(super) fn whole(&self) -> Value {
-        let content: Vec<Value> =
-            self.turn.blocks.iter().enumerate().map(|(index, block)| self.block(index, block)).collect();
-        self.envelope(content, Some(self.turn.stop_reason()), self.turn.usage.output_tokens)
+        let content: Vec<Value> = self
+            .turn
+            .blocks
+            .iter()
+            .enumerate()
+            .map(|(index, block)| self.block(index, block))
+            .collect();
+        self.envelope(
+            &content,
+            Some(self.turn.stop_reason()),
+            self.turn.usage.output_tokens,
+        )
     }
 
     /// The events of the stream, in order.
     pub(super) fn events(&self) -> Vec<Value> {
         let mut events = vec![json!({
             "type": "message_start",
-            "message": self.envelope(Vec::new(), None, 1),
+            "message": self.envelope(&[], None, 1),
         })];
         for (index, block) in self.turn.blocks.iter().enumerate() {
             self.append_block(&mut events, index, block);
@@ -57,7 +66,9 @@ impl Message {
         let deltas: Vec<Value> = match block {
             Block::Text(text) => {
                 start["text"] = json!("");
-                pieces(text).map(|piece| json!({"type": "text_delta", "text": piece})).collect()
+                pieces(text)
+                    .map(|piece| json!({"type": "text_delta", "text": piece}))
+                    .collect()
             }
             Block::ToolUse { input, .. } => {
                 start["input"] = json!({});
@@ -90,7 +101,7 @@ impl Message {
         }
     }
 
-    fn envelope(&self, content: Vec<Value>, stop_reason: Option<&str>, output_tokens: u64) -> Value {
+    fn envelope(&self, content: &[Value], stop_reason: Option<&str>, output_tokens: u64) -> Value {
         json!({
             "id": self.id,
             "type": "message",
@@ -116,8 +127,10 @@ fn usage(usage: Usage, output_tokens: u64) -> Value {
 
 fn pieces(text: &str) -> impl Iterator<Item = String> {
     let characters: Vec<char> = text.chars().collect();
-    let pieces: Vec<String> =
-        characters.chunks(DELTA_CHARACTERS).map(|piece| piece.iter().collect()).collect();
+    let pieces: Vec<String> = characters
+        .chunks(DELTA_CHARACTERS)
+        .map(|piece| piece.iter().collect())
+        .collect();
     pieces.into_iter()
 }
 
@@ -165,7 +178,11 @@ mod tests {
     use super::{Message, Turn};
 
     fn message(turn: Turn) -> Message {
-        Message { id: "msg_1".to_owned(), model: "sonnet".to_owned(), turn }
+        Message {
+            id: "msg_1".to_owned(),
+            model: "sonnet".to_owned(),
+            turn,
+        }
     }
 
     #[test]

@@ -18,12 +18,21 @@ impl Place {
     pub(super) fn of(script: &Script, body: &Value) -> Self {
         let messages = body["messages"].as_array().map_or(&[][..], Vec::as_slice);
         let latest_match = messages.iter().enumerate().rev().find_map(|(index, message)| {
-            let case = script.cases.iter().position(|case| user_says(message, &case.needle))?;
+            let case = script
+                .cases
+                .iter()
+                .position(|case| user_says(message, &case.needle))?;
             Some((index, case))
         });
         match latest_match {
-            Some((index, case)) => Self { case: Some(case), turn: turns_of_model(&messages[index..]) },
-            None => Self { case: None, turn: turns_of_model(messages) },
+            Some((index, case)) => Self {
+                case: Some(case),
+                turn: turns_of_model(&messages[index..]),
+            },
+            None => Self {
+                case: None,
+                turn: turns_of_model(messages),
+            },
         }
     }
 
@@ -33,12 +42,18 @@ impl Place {
             Some(case) => script.cases.get(case).map_or(&[][..], |case| &case.turns),
             None => &script.turns,
         };
-        turns.get(self.turn).cloned().unwrap_or_else(|| Turn::text("Nothing is left to do."))
+        turns
+            .get(self.turn)
+            .cloned()
+            .unwrap_or_else(|| Turn::text("Nothing is left to do."))
     }
 }
 
 fn turns_of_model(messages: &[Value]) -> usize {
-    messages.iter().filter(|message| message["role"] == "assistant").count()
+    messages
+        .iter()
+        .filter(|message| message["role"] == "assistant")
+        .count()
 }
 
 fn user_says(message: &Value, needle: &str) -> bool {
@@ -72,7 +87,10 @@ mod tests {
             {"role": "assistant", "content": "first"},
             {"role": "user", "content": "on"},
         ]));
-        assert_eq!(Place::of(&Script::default(), &body), Place { case: None, turn: 1 });
+        assert_eq!(
+            Place::of(&Script::default(), &body),
+            Place { case: None, turn: 1 }
+        );
     }
 
     #[test]
@@ -84,7 +102,13 @@ mod tests {
             {"role": "user", "content": [{"type": "text", "text": "Answer to your question: blue"}]},
         ]));
         let place = Place::of(&script, &body);
-        assert_eq!(place, Place { case: Some(0), turn: 0 });
+        assert_eq!(
+            place,
+            Place {
+                case: Some(0),
+                turn: 0
+            }
+        );
         assert_eq!(place.turn(&script), Turn::text("thanks"));
     }
 

@@ -29,7 +29,10 @@ pub struct Case {
 impl Script {
     /// A script of these turns; after the last one the model closes with a plain text.
     pub fn new(turns: impl IntoIterator<Item = Turn>) -> Self {
-        Self { turns: turns.into_iter().collect(), cases: Vec::new() }
+        Self {
+            turns: turns.into_iter().collect(),
+            cases: Vec::new(),
+        }
     }
 
     /// Adds turns that begin after the latest message of the user whose text contains `needle`, whatever
@@ -41,7 +44,10 @@ impl Script {
         needle: impl Into<String>,
         turns: impl IntoIterator<Item = Turn>,
     ) -> Self {
-        self.cases.push(Case { needle: needle.into(), turns: turns.into_iter().collect() });
+        self.cases.push(Case {
+            needle: needle.into(),
+            turns: turns.into_iter().collect(),
+        });
         self
     }
 }
@@ -81,7 +87,10 @@ impl Turn {
     /// Calls one more tool in the same turn.
     #[must_use]
     pub fn and_tool(mut self, name: impl Into<String>, input: Value) -> Self {
-        self.blocks.push(Block::ToolUse { name: name.into(), input });
+        self.blocks.push(Block::ToolUse {
+            name: name.into(),
+            input,
+        });
         self
     }
 
@@ -108,7 +117,11 @@ impl Turn {
 
     /// `tool_use` when a tool is called, else `end_turn`.
     pub(super) fn stop_reason(&self) -> &'static str {
-        if self.blocks.iter().any(|block| matches!(block, Block::ToolUse { .. })) {
+        if self
+            .blocks
+            .iter()
+            .any(|block| matches!(block, Block::ToolUse { .. }))
+        {
             "tool_use"
         } else {
             "end_turn"
@@ -194,13 +207,21 @@ pub enum Fault {
 impl Fault {
     /// This status for the next `times` requests.
     pub fn status(code: u16, times: u32) -> Self {
-        Self::Status { code, headers: Vec::new(), times }
+        Self::Status {
+            code,
+            headers: Vec::new(),
+            times,
+        }
     }
 
     /// 429 with `retry-after`.
     pub fn rate_limited(retry_after: Duration, times: u32) -> Self {
         let header = ("retry-after".to_owned(), retry_after.as_secs().to_string());
-        Self::Status { code: 429, headers: vec![header], times }
+        Self::Status {
+            code: 429,
+            headers: vec![header],
+            times,
+        }
     }
 
     /// 529, which tells that the model is overloaded.
@@ -231,7 +252,9 @@ mod tests {
 
     #[test]
     fn faults_follow_one_another_and_end() {
-        let turn = Turn::text("hello").fault(Fault::overloaded(2)).fault(Fault::cut_after(3));
+        let turn = Turn::text("hello")
+            .fault(Fault::overloaded(2))
+            .fault(Fault::cut_after(3));
         assert_eq!(turn.fault_of(1), Some(&Fault::overloaded(2)));
         assert_eq!(turn.fault_of(2), Some(&Fault::cut_after(3)));
         assert_eq!(turn.fault_of(3), None);
