@@ -139,6 +139,11 @@ for device in /dev/net/tun /dev/fuse; do
 done
 
 if [[ $purpose == ci ]] && ! command -v cargo-deny >/dev/null && [[ ! -x ${CARGO_HOME:-$HOME/.cargo}/bin/cargo-deny ]]; then
+    if ! command -v cargo >/dev/null; then
+        echo "error: cargo is missing
+hint: install Rust, and have its programs on PATH" >&2
+        exit 1
+    fi
     # A debug build is quicker to make, and quick enough for one workspace.
     cargo install --locked --debug --quiet cargo-deny
 fi

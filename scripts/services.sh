@@ -88,7 +88,7 @@ launch() {
     local -n as=$2
     shift 2
     say "starting $name"
-    "${as[@]}" setsid "$@" >"$state/$name.log" 2>&1 </dev/null {turn}>&- {users}>&- &
+    setsid "${as[@]}" "$@" >"$state/$name.log" 2>&1 </dev/null {turn}>&- {users}>&- &
     echo $! >"$state/$name.pid"
 }
 
@@ -98,6 +98,8 @@ await() {
     pid=$(<"$state/$name.pid")
     for _ in {1..600}; do
         ! answers "$socket" || return 0
+        # What root started has a socket of root's.
+        [[ ! -S $socket || -w $socket ]] || "${as_root[@]}" chown "$(id -u)" "$socket"
         [[ -d /proc/$pid ]] || break
         sleep 0.05
     done
@@ -200,7 +202,6 @@ ensure_podman() {
         can_be_root || fail 'no rootful Podman service answers, and starting one needs root
 hint: set FABRICA_TEST_PODMAN_SOCKET, or leave podman out of FABRICA_TEST_SERVICES'
         podman_service podman as_root "$socket"
-        [[ $(id -u) == 0 ]] || "${as_root[@]}" chown "$(id -u)" "$socket"
     fi
     FABRICA_TEST_PODMAN_SOCKET=$socket
 }
@@ -210,7 +211,11 @@ ensure_podman_rootless() {
     export FABRICA_TEST_PODMAN_ROOTLESS_SOCKET=${FABRICA_TEST_PODMAN_ROOTLESS_SOCKET:-}
     export FABRICA_TEST_ROOTLESS_USER=${FABRICA_TEST_ROOTLESS_USER:-$worker}
     ! given FABRICA_TEST_PODMAN_ROOTLESS_SOCKET "$FABRICA_TEST_PODMAN_ROOTLESS_SOCKET" || return 0
-    answers "$socket" || podman_service podman-rootless as_worker "$socket"
+    if ! answers "$socket"; then
+        rm -f "$state/rootless/keep-pause"
+        ! pause_process >/dev/null || touch "$state/rootless/keep-pause"
+        podman_service podman-rootless as_worker "$socket"
+    fi
     FABRICA_TEST_PODMAN_ROOTLESS_SOCKET=$socket
 }
 
@@ -230,10 +235,16 @@ stop_services() {
     stop podman-rootless 'podman system service' as_worker & stopping+=($!)
     stop_postgres & stopping+=($!)
     for pid in "${stopping[@]}"; do wait "$pid" || code=1; done
-    # Rootless Podman keeps its user namespace open with a process that nobody else ends.
-    pid=$(cat "$state/rootless/libpod/tmp/pause.pid" 2>/dev/null) || return "$code"
-    if [[ $(tr '\0' ' ' <"/proc/$pid/cmdline") == *catatonit* ]]; then "${as_worker[@]}" kill "$pid"; fi 2>/dev/null
+    if [[ ! -e $state/rootless/keep-pause ]] && pid=$(pause_process); then "${as_worker[@]}" kill "$pid"; fi
     return "$code"
+}
+
+# pause_process: the process, if any, by which rootless Podman keeps its user namespace open, and which nobody ends.
+pause_process() {
+    local pid directory=${XDG_RUNTIME_DIR:-/tmp/podman-run-$(id -u)}
+    [[ $(id -u) != 0 ]] || directory=$state/rootless
+    { pid=$(cat "$directory/libpod/tmp/pause.pid") && [[ $(tr '\0' ' ' <"/proc/$pid/cmdline") == *' -P '* ]]; } 2>/dev/null &&
+        echo "$pid"
 }
 
 # engine_post SOCKET PATH…: by the interface that both engines have.

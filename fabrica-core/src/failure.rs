@@ -47,7 +47,8 @@ impl Failure {
         I: IntoIterator,
         I::Item: Into<String>,
     {
-        self.diagnosis.extend(lines.into_iter().map(|line| clip(&line.into())));
+        self.diagnosis
+            .extend(lines.into_iter().map(|line| clip(&line.into())));
         let excess = self.diagnosis.len().saturating_sub(MAX_DIAGNOSIS_LINES);
         self.diagnosis.drain(..excess);
         self
@@ -73,7 +74,14 @@ fn clip(line: &str) -> String {
 }
 
 fn one_line(text: &str) -> String {
-    clip(&text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" "))
+    clip(
+        &text
+            .lines()
+            .map(str::trim)
+            .filter(|line| !line.is_empty())
+            .collect::<Vec<_>>()
+            .join(" "),
+    )
 }
 
 #[cfg(test)]

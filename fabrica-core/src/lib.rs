@@ -4,6 +4,7 @@ pub mod clock;
 pub mod failure;
 pub mod ids;
 pub mod message;
+pub mod orchestrator;
 pub mod plan;
 pub mod ports;
 pub mod protocol;

@@ -76,7 +76,10 @@ pub struct MessageContent {
 impl MessageContent {
     /// Content without metadata.
     pub fn text(message: impl Into<String>) -> Self {
-        Self { message: message.into(), metadata: Map::new() }
+        Self {
+            message: message.into(),
+            metadata: Map::new(),
+        }
     }
 
     /// The same content with one more member of metadata.
@@ -88,12 +91,16 @@ impl MessageContent {
 
     /// The content of the `error` message that tells of a failure.
     pub fn failure(failure: &Failure) -> Self {
-        Self::text(format!("{}. {}", failure.cause.trim_end_matches('.'), failure.advice))
-            .with("code", failure.code.as_str())
-            .with("cause", failure.cause.as_str())
-            .with("advice", failure.advice.as_str())
-            .with("diagnosis", failure.diagnosis.clone())
-            .with("retryable", failure.retryable)
+        Self::text(format!(
+            "{}. {}",
+            failure.cause.trim_end_matches('.'),
+            failure.advice
+        ))
+        .with("code", failure.code.as_str())
+        .with("cause", failure.cause.as_str())
+        .with("advice", failure.advice.as_str())
+        .with("diagnosis", failure.diagnosis.clone())
+        .with("retryable", failure.retryable)
     }
 }
 

@@ -92,7 +92,10 @@ pub struct Identity {
 
 impl Default for Identity {
     fn default() -> Self {
-        Self { name: "Fabrica".into(), email: "fabrica@localhost".into() }
+        Self {
+            name: "Fabrica".into(),
+            email: "fabrica@localhost".into(),
+        }
     }
 }
 
@@ -295,7 +298,10 @@ mod tests {
         let envelope: Envelope = serde_json::from_str(line).unwrap();
         assert_eq!(
             envelope.event,
-            RunnerEvent::Progress { step: "clone".into(), message: "Cloned".into() }
+            RunnerEvent::Progress {
+                step: "clone".into(),
+                message: "Cloned".into()
+            }
         );
         let again = serde_json::to_value(&envelope).unwrap();
         assert_eq!(again["event"], "progress");
@@ -305,7 +311,10 @@ mod tests {
     #[test]
     fn events_and_instructions_of_a_newer_peer_are_kept_as_unknown() {
         let line = r#"{"v":2,"seq":1,"at":"2026-11-22T10:00:00Z","event":"teleported","where":"x"}"#;
-        assert_eq!(serde_json::from_str::<Envelope>(line).unwrap().event, RunnerEvent::Unknown);
+        assert_eq!(
+            serde_json::from_str::<Envelope>(line).unwrap().event,
+            RunnerEvent::Unknown
+        );
         let answer = r#"{"acknowledged":3,"instructions":[{"instruction":"dance"}]}"#;
         let answer: Acknowledgement = serde_json::from_str(answer).unwrap();
         assert_eq!(answer.instructions, [Instruction::Unknown]);
@@ -321,14 +330,34 @@ mod tests {
                 summary: "hello".into(),
                 detail: Map::new(),
             }),
-            RunnerEvent::Usage(Usage { cost_usd: 0.25, turns: 2, ..Usage::default() }),
-            RunnerEvent::Completed(JobResult { summary: "done".into(), pushed: None, verification: vec![] }),
-            RunnerEvent::Failed { failure: Failure::new("agent.failed", "it failed", "look"), pushed: None },
+            RunnerEvent::Usage(Usage {
+                cost_usd: 0.25,
+                turns: 2,
+                ..Usage::default()
+            }),
+            RunnerEvent::Completed(JobResult {
+                summary: "done".into(),
+                pushed: None,
+                verification: vec![],
+            }),
+            RunnerEvent::Failed {
+                failure: Failure::new("agent.failed", "it failed", "look"),
+                pushed: None,
+            },
         ];
         for event in events {
-            let envelope = Envelope { v: 1, seq: 1, at: DateTime::UNIX_EPOCH, event };
+            let envelope = Envelope {
+                v: 1,
+                seq: 1,
+                at: DateTime::UNIX_EPOCH,
+                event,
+            };
             let text = serde_json::to_string(&envelope).unwrap();
-            assert_eq!(serde_json::from_str::<Envelope>(&text).unwrap(), envelope, "{text}");
+            assert_eq!(
+                serde_json::from_str::<Envelope>(&text).unwrap(),
+                envelope,
+                "{text}"
+            );
         }
     }
 }

@@ -64,6 +64,9 @@ mod tests {
         assert_ne!(first.expose_secret(), second.expose_secret());
         assert_eq!(first.expose_secret().len(), "fabrica-runner-".len() + 64);
         assert!(!format!("{first:?}").contains(first.expose_secret()));
-        assert_ne!(TokenHash::of(first.expose_secret()), TokenHash::of(second.expose_secret()));
+        assert_ne!(
+            TokenHash::of(first.expose_secret()),
+            TokenHash::of(second.expose_secret())
+        );
     }
 }

@@ -61,8 +61,14 @@ pub struct InvalidTransition {
 
 impl SessionStatus {
     /// Every status.
-    pub const ALL: [Self; 6] =
-        [Self::Pending, Self::Running, Self::Escalated, Self::Completed, Self::Failed, Self::Cancelled];
+    pub const ALL: [Self; 6] = [
+        Self::Pending,
+        Self::Running,
+        Self::Escalated,
+        Self::Completed,
+        Self::Failed,
+        Self::Cancelled,
+    ];
 
     /// The name in the database and in JSON.
     pub const fn as_str(self) -> &'static str {

@@ -34,8 +34,8 @@ use super::{
 /// The longest request that is read; the real API allows 32 MB.
 const LONGEST_BODY: usize = 32 * 1024 * 1024;
 
-/// Lets what came before a cut reach the client.
-const BEFORE_A_CUT: Duration = Duration::from_millis(20);
+/// Lets what came before a break reach the client.
+const BEFORE_A_BREAK: Duration = Duration::from_millis(20);
 
 /// How the scripted API behaves beside its script.
 #[derive(Debug, Clone, Default)]
@@ -162,6 +162,17 @@ struct Api {
     stop: CancellationToken,
 }
 
+/// How a stream ends.
+#[derive(Debug, Clone, Copy)]
+enum Ending {
+    /// After its last event.
+    Complete,
+    /// In good order, but after so many events.
+    Early(usize),
+    /// With the connection, after so many events.
+    Broken(usize),
+}
+
 async fn receive(State(api): State<Arc<Api>>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let Ok(bytes) = to_bytes(body, LONGEST_BODY).await else {
@@ -219,17 +230,18 @@ impl Api {
             model: request.body["model"].as_str().unwrap_or("scripted").to_owned(),
             turn,
         };
-        let mut cut = None;
+        let mut ending = Ending::Complete;
         match fault {
             Some(Fault::Status { code, headers, .. }) => {
                 return message::error(code, "a scripted fault", &headers);
             }
-            Some(Fault::CutAfter { events, .. }) => cut = Some(events),
+            Some(Fault::CutAfter { events, .. }) => ending = Ending::Broken(events),
+            Some(Fault::EndAfter { events, .. }) => ending = Ending::Early(events),
             Some(Fault::Delay { duration, .. }) => self.pause(duration).await,
             None => {}
         }
         if request.streams() {
-            self.stream(&message, cut)
+            self.stream(&message, ending)
         } else {
             self.pause(message.turn.pace).await;
             axum::Json(message.whole()).into_response()
@@ -250,11 +262,15 @@ impl Api {
         }
     }
 
-    fn stream(&self, message: &Message, cut: Option<usize>) -> Response {
+    fn stream(&self, message: &Message, ending: Ending) -> Response {
         let pace = message.turn.pace;
         let events = message.events();
-        let kept = cut.unwrap_or(events.len()).min(events.len());
-        let chunks: Vec<Bytes> = events[..kept].iter().map(message::encoded).collect();
+        let (kept, breakage) = match ending {
+            Ending::Complete => (events.len(), None),
+            Ending::Early(kept) => (kept, None),
+            Ending::Broken(kept) => (kept, Some("the script breaks the connection")),
+        };
+        let chunks: Vec<Bytes> = events.iter().take(kept).map(message::encoded).collect();
         let stop = self.stop.clone();
         let paced = stream::iter(chunks)
             .then(move |chunk| {
@@ -266,9 +282,9 @@ impl Api {
                     Ok::<_, io::Error>(chunk)
                 }
             })
-            .chain(stream::iter(cut).then(|_| async {
-                tokio::time::sleep(BEFORE_A_CUT).await;
-                Err(io::Error::other("the script cuts the stream"))
+            .chain(stream::iter(breakage).then(|message| async move {
+                tokio::time::sleep(BEFORE_A_BREAK).await;
+                Err(io::Error::other(message))
             }));
         let headers = [
             (header::CONTENT_TYPE, "text/event-stream; charset=utf-8"),

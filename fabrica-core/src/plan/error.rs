@@ -12,13 +12,17 @@ use super::repository::RepositoryError;
 #[non_exhaustive]
 pub enum PlanProblem {
     /// Larger than [`MAX_PLAN_BYTES`].
-    #[error("the plan has {bytes} bytes, more than the {MAX_PLAN_BYTES} that are accepted; move long material into the repository")]
+    #[error(
+        "the plan has {bytes} bytes, more than the {MAX_PLAN_BYTES} that are accepted; move long material into the repository"
+    )]
     TooLarge {
         /// Its size.
         bytes: usize,
     },
     /// The first line is not `---`.
-    #[error("the plan has no frontmatter: begin it with a line `---`, then `repo: https://…`, then a line `---`")]
+    #[error(
+        "the plan has no frontmatter: begin it with a line `---`, then `repo: https://…`, then a line `---`"
+    )]
     NoFrontmatter,
     /// No second `---`.
     #[error("the frontmatter that begins in line 1 is not closed: end it with a line `---`")]
@@ -89,19 +93,30 @@ impl PlanError {
     pub(super) fn at_key(mut self, source: &str, key: &str) -> Self {
         self.line = source
             .lines()
-            .position(|line| line.strip_prefix(key).is_some_and(|rest| rest.trim_start().starts_with(':')))
+            .position(|line| {
+                line.strip_prefix(key)
+                    .is_some_and(|rest| rest.trim_start().starts_with(':'))
+            })
             .map(|index| index + 1);
         self.column = self.line.map(|_| 1);
         self
     }
 
     pub(super) const fn at(problem: PlanProblem, line: usize, column: usize) -> Self {
-        Self { problem, line: Some(line), column: Some(column) }
+        Self {
+            problem,
+            line: Some(line),
+            column: Some(column),
+        }
     }
 }
 
 impl From<PlanProblem> for PlanError {
     fn from(problem: PlanProblem) -> Self {
-        Self { problem, line: None, column: None }
+        Self {
+            problem,
+            line: None,
+            column: None,
+        }
     }
 }

@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde::Deserialize;
+use serde::de::{self, Deserializer, MapAccess, Visitor};
 
 use super::error::{PlanError, PlanProblem};
 use super::limits::Limits;
@@ -20,13 +20,20 @@ pub(super) struct Parts<'a> {
 pub(super) fn split(source: &str) -> Result<Parts<'_>, PlanError> {
     let mut lines = source.split_inclusive('\n');
     let Some(first) = lines.next().filter(|line| is_fence(line)) else {
-        return Err(PlanError { line: Some(1), column: Some(1), ..PlanProblem::NoFrontmatter.into() });
+        return Err(PlanError {
+            line: Some(1),
+            column: Some(1),
+            ..PlanProblem::NoFrontmatter.into()
+        });
     };
     let start = first.len();
     let mut end = start;
     for line in lines {
         if is_fence(line) {
-            return Ok(Parts { yaml: &source[start..end], body: &source[end + line.len()..] });
+            return Ok(Parts {
+                yaml: &source[start..end],
+                body: &source[end + line.len()..],
+            });
         }
         end += line.len();
     }
@@ -103,7 +110,10 @@ fn located(error: &serde_yaml::Error) -> PlanError {
         let known: Vec<&str> = names.skip(1).step_by(2).collect();
         let nearest = nearest(&key, &known);
         PlanProblem::UnknownKey { key, nearest }
-    } else if message.contains("invalid type") || message.contains("invalid value") || message.contains(EXPECTED) {
+    } else if message.contains("invalid type")
+        || message.contains("invalid value")
+        || message.contains(EXPECTED)
+    {
         PlanProblem::InvalidValue(message.replace(EXPECTED, "expected "))
     } else {
         PlanProblem::Syntax(message)
@@ -127,26 +137,58 @@ fn nearest(key: &str, known: &[&str]) -> Option<String> {
         .map(|(_, candidate)| candidate.to_owned())
 }
 
-fn branch_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
-    let name = String::deserialize(deserializer)?;
-    // The rules of `git check-ref-format --branch`, from a library that git's own test cases cover.
-    let valid = gix_validate::reference::branch_name(name.as_str().into()).is_ok();
-    if !valid || name.starts_with('-') || name.starts_with("refs/") {
-        return Err(de::Error::custom(format!(
-            "{EXPECTED}a branch name as git accepts it, such as `fabrica/idempotency`, got {name:?}"
-        )));
+/// Reads a text that has to pass a check. The error is raised inside the visitor, so that it knows its key and place.
+pub(super) fn checked<'de, D: Deserializer<'de>, T>(
+    deserializer: D,
+    expected: &'static str,
+    check: fn(&str) -> Option<T>,
+) -> Result<Option<T>, D::Error> {
+    struct Checked<T> {
+        expected: &'static str,
+        check: fn(&str) -> Option<T>,
     }
-    Ok(Some(name))
+
+    impl<T> Visitor<'_> for Checked<T> {
+        type Value = T;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(self.expected)
+        }
+
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
+            (self.check)(text).ok_or_else(|| E::custom(format!("{EXPECTED}{}, got {text:?}", self.expected)))
+        }
+    }
+
+    deserializer
+        .deserialize_str(Checked { expected, check })
+        .map(Some)
+}
+
+fn branch_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    checked(
+        deserializer,
+        "a branch name as git accepts it, such as `fabrica/idempotency`",
+        |name| {
+            // The rules of `git check-ref-format`, from a library that git's own test cases cover.
+            let valid = gix_validate::reference::name_partial(name.into()).is_ok();
+            let plain = !name.starts_with('-') && !name.starts_with("refs/") && name != "HEAD" && name != "@";
+            (valid && plain).then(|| name.to_owned())
+        },
+    )
 }
 
 fn word<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    if text.is_empty() || text.starts_with('-') || text.contains(|c: char| c.is_control() || c.is_whitespace()) {
-        return Err(de::Error::custom(format!(
-            "{EXPECTED}a name without spaces that does not begin with `-`, got {text:?}"
-        )));
-    }
-    Ok(Some(text))
+    checked(
+        deserializer,
+        "a name without spaces that does not begin with `-`",
+        |text| {
+            let odd = text.is_empty()
+                || text.starts_with('-')
+                || text.contains(|c: char| c.is_control() || c.is_whitespace());
+            (!odd).then(|| text.to_owned())
+        },
+    )
 }
 
 fn agent<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Agent, D::Error> {
@@ -179,7 +221,9 @@ fn agent<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Agent, D::Error> 
             let argv: Vec<String> = map.next_value()?;
             let runnable = argv.first().is_some_and(|program| !program.is_empty());
             if !runnable || argv.iter().any(|argument| argument.contains('\0')) {
-                return Err(de::Error::custom(format!("{EXPECTED}a program to run, got an empty command")));
+                return Err(de::Error::custom(format!(
+                    "{EXPECTED}a program to run, got an empty command"
+                )));
             }
             match map.next_key::<Key>()? {
                 None => Ok(Agent::Command(argv)),

@@ -1,12 +1,13 @@
 //! What a session may use.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use bytesize::ByteSize;
 use serde::de::{self, Deserializer};
 use serde::{Deserialize, Serialize};
 
-use super::frontmatter::EXPECTED;
+use super::frontmatter::{EXPECTED, checked};
 
 /// What a session may use. `None` everywhere means: the operator's default.
 #[derive(Debug, Clone, PartialEq, Default, Deserialize, Serialize)]
@@ -32,52 +33,64 @@ pub struct Limits {
     pub attempts: Option<u32>,
 }
 
-const MAX_WALL: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+const MAX_WALL: Duration = Duration::from_hours(7 * 24);
 const MIN_MEMORY: u64 = 16 * 1024 * 1024;
 
 fn wall<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    match humantime::parse_duration(&text) {
-        Ok(wall) if (Duration::from_secs(1)..=MAX_WALL).contains(&wall) => Ok(Some(wall)),
-        _ => Err(de::Error::custom(format!(
-            "{EXPECTED}a duration from 1s to 7d with its unit, such as `90m` or `1h 30m`, got {text:?}"
-        ))),
-    }
+    checked(
+        deserializer,
+        "a duration from 1s to 7d with its unit, such as `90m` or `1h 30m`",
+        |text| {
+            let wall = humantime::parse_duration(text).ok()?;
+            (Duration::from_secs(1)..=MAX_WALL)
+                .contains(&wall)
+                .then_some(wall)
+        },
+    )
 }
 
 fn memory<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    match text.parse::<ByteSize>() {
-        Ok(size) if size.as_u64() >= MIN_MEMORY => Ok(Some(size.as_u64())),
-        _ => Err(de::Error::custom(format!(
-            "{EXPECTED}a size of at least 16MiB with its unit, such as `4GiB` or `512MB`, got {text:?}"
-        ))),
-    }
+    checked(
+        deserializer,
+        "a size of at least 16MiB with its unit, such as `4GiB` or `512MB`",
+        |text| {
+            let size = text.parse::<ByteSize>().ok()?.as_u64();
+            (size >= MIN_MEMORY).then_some(size)
+        },
+    )
 }
 
 fn turns<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
-    within(u32::deserialize(deserializer)?, 1, 10_000, "turns")
+    within(u32::deserialize(deserializer)?, &(1..=10_000), "turns")
 }
 
 fn attempts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
-    within(u32::deserialize(deserializer)?, 1, 20, "attempts")
+    within(u32::deserialize(deserializer)?, &(1..=20), "attempts")
 }
 
 fn cost<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
-    within(f64::deserialize(deserializer)?, 0.000_001, 100_000.0, "US dollars")
+    within(
+        f64::deserialize(deserializer)?,
+        &(0.000_001..=100_000.0),
+        "US dollars",
+    )
 }
 
 fn cpus<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
-    within(f64::deserialize(deserializer)?, 0.1, 1_024.0, "processors")
+    within(f64::deserialize(deserializer)?, &(0.1..=1_024.0), "processors")
 }
 
-fn within<T, E>(value: T, least: T, most: T, unit: &str) -> Result<Option<T>, E>
+fn within<T, E>(value: T, range: &RangeInclusive<T>, unit: &str) -> Result<Option<T>, E>
 where
     T: PartialOrd + std::fmt::Display,
     E: de::Error,
 {
-    if value >= least && value <= most {
+    if range.contains(&value) {
         return Ok(Some(value));
     }
-    Err(E::custom(format!("{EXPECTED}{least} to {most} {unit}, got {value}")))
+    Err(E::custom(format!(
+        "{EXPECTED}{} to {} {unit}, got {value}",
+        range.start(),
+        range.end()
+    )))
 }

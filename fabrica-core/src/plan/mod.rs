@@ -104,7 +104,11 @@ impl Plan {
         if task.trim().is_empty() {
             return Err(PlanProblem::EmptyTask.into());
         }
-        let title = frontmatter.title.clone().or_else(|| first_heading(task)).unwrap_or_else(|| "Untitled".into());
+        let title = frontmatter
+            .title
+            .clone()
+            .or_else(|| first_heading(task))
+            .unwrap_or_else(|| "Untitled".into());
         Ok(frontmatter.into_plan(repository, clip_title(&title), task.to_owned()))
     }
 }
@@ -160,9 +164,7 @@ fn first_heading(body: &str) -> Option<String> {
         let trimmed = line.trim();
         if trimmed.starts_with("```") || trimmed.starts_with("~~~") {
             fenced = !fenced;
-        } else if !fenced
-            && let Some(rest) = trimmed.strip_prefix('#')
-        {
+        } else if !fenced && let Some(rest) = trimmed.strip_prefix('#') {
             let text = rest.trim_start_matches('#');
             let title = text.trim().trim_end_matches('#').trim();
             if text.starts_with(char::is_whitespace) && !title.is_empty() {
@@ -175,8 +177,15 @@ fn first_heading(body: &str) -> Option<String> {
 
 /// A title is one line of at most 200 characters: it becomes the pull request's title.
 fn clip_title(title: &str) -> String {
-    let line = title.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or("Untitled");
-    line.chars().filter(|character| !character.is_control()).take(200).collect()
+    let line = title
+        .lines()
+        .map(str::trim)
+        .find(|line| !line.is_empty())
+        .unwrap_or("Untitled");
+    line.chars()
+        .filter(|character| !character.is_control())
+        .take(200)
+        .collect()
 }
 
 #[cfg(test)]

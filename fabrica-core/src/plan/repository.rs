@@ -48,13 +48,17 @@ pub enum RepositoryError {
         local: bool,
     },
     /// Unencrypted HTTP to a host that was not named for it.
-    #[error("repository {input:?} uses unencrypted http: use https, or name the host as one that may be reached without encryption")]
+    #[error(
+        "repository {input:?} uses unencrypted http: use https, or name the host as one that may be reached without encryption"
+    )]
     Unencrypted {
         /// What the plan says, shortened.
         input: String,
     },
     /// The URL has a user name or a password.
-    #[error("the repository's URL carries credentials: remove them from the plan and configure a forge token instead")]
+    #[error(
+        "the repository's URL carries credentials: remove them from the plan and configure a forge token instead"
+    )]
     Credentials,
     /// The host is not on the operator's list.
     #[error("host {host:?} is not among the hosts that the operator accepts: {accepted}")]
@@ -98,14 +102,20 @@ impl Repository {
             return Err(unsupported());
         }
         if ["/", "./", "../"].iter().any(|prefix| input.starts_with(prefix)) || input == "." {
-            return if policy.local_paths { Ok(Self::Local(PathBuf::from(input))) } else { Err(unsupported()) };
+            return if policy.local_paths {
+                Ok(Self::Local(PathBuf::from(input)))
+            } else {
+                Err(unsupported())
+            };
         }
         if let Some(rest) = input.strip_prefix("ssh://") {
             return ssh(rest, policy).ok_or_else(unsupported)?;
         }
         if !input.contains("://") {
             // The short form of SSH addresses, user@host:path.
-            let address = input.split_once(':').filter(|(host, path)| host.contains('@') && !path.starts_with(':'));
+            let address = input
+                .split_once(':')
+                .filter(|(host, path)| host.contains('@') && !path.starts_with(':'));
             return match address {
                 Some((host, path)) => ssh(&format!("{host}/{path}"), policy).ok_or_else(unsupported)?,
                 None => Err(unsupported()),
@@ -154,7 +164,8 @@ impl fmt::Display for Repository {
 
 fn authority(url: &Url) -> String {
     let host = url.host_str().unwrap_or_default();
-    url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
+    url.port()
+        .map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }
 
 /// `None` means: not of this form.
@@ -176,7 +187,9 @@ fn http(input: &str, policy: &RepositoryPolicy) -> Option<Result<Repository, Rep
     }
     let host = authority(&url);
     if url.scheme() == "http" && !policy.plain_http.contains(&host) {
-        return Some(Err(RepositoryError::Unencrypted { input: input.chars().take(100).collect() }));
+        return Some(Err(RepositoryError::Unencrypted {
+            input: input.chars().take(100).collect(),
+        }));
     }
     Some(accepted_host(&host, policy).map(|()| Repository::Http(url)))
 }
@@ -185,7 +198,12 @@ fn http(input: &str, policy: &RepositoryPolicy) -> Option<Result<Repository, Rep
 fn ssh(rest: &str, policy: &RepositoryPolicy) -> Option<Result<Repository, RepositoryError>> {
     let (authority_part, path) = rest.split_once('/')?;
     let (user, host_and_port) = authority_part.split_once('@').unwrap_or(("git", authority_part));
-    let plain = |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c));
+    let plain = |text: &str| {
+        !text.is_empty()
+            && text
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
+    };
     if user.contains(':') {
         return Some(Err(RepositoryError::Credentials));
     }
@@ -214,14 +232,19 @@ fn acceptable(url: &Url) -> bool {
         && url.fragment().is_none()
         && path.trim_matches('/').len() > 1
         && !path.contains("//")
-        && !["%2f", "%5c", "%00", "%0a", "%0d", "%2e"].iter().any(|escape| encoded.contains(escape))
+        && !["%2f", "%5c", "%00", "%0a", "%0d", "%2e"]
+            .iter()
+            .any(|escape| encoded.contains(escape))
         && path.split('/').all(|segment| !segment.starts_with('-'))
 }
 
 fn accepted_host(host: &str, policy: &RepositoryPolicy) -> Result<(), RepositoryError> {
     match &policy.hosts {
         Some(hosts) if !hosts.iter().any(|known| known.eq_ignore_ascii_case(host)) => {
-            Err(RepositoryError::HostNotAccepted { host: host.to_owned(), accepted: hosts.join(", ") })
+            Err(RepositoryError::HostNotAccepted {
+                host: host.to_owned(),
+                accepted: hosts.join(", "),
+            })
         }
         _ => Ok(()),
     }

@@ -107,11 +107,22 @@ impl ForgeError {
     /// What a person is told.
     pub fn failure(&self) -> Failure {
         let advice = match self {
-            Self::Denied(_) => "Give Fabrica a forge token that may read the repository and write pull requests; the branch is pushed, so the pull request can also be opened by hand.",
-            Self::NotFound(_) => "Check the repository's address and that the token may see it; the branch is pushed.",
-            Self::Refused(_) => "Read the forge's reason; the branch is pushed, so the pull request can be opened by hand.",
-            Self::Unavailable { .. } => "The branch is pushed. Open the pull request by hand, or run the plan again once the forge answers.",
+            Self::Denied(_) => {
+                "Give Fabrica a forge token that may read the repository and write pull requests; the branch is pushed, so the pull request can also be opened by hand."
+            }
+            Self::NotFound(_) => {
+                "Check the repository's address and that the token may see it; the branch is pushed."
+            }
+            Self::Refused(_) => {
+                "Read the forge's reason; the branch is pushed, so the pull request can be opened by hand."
+            }
+            Self::Unavailable { .. } => {
+                "The branch is pushed. Open the pull request by hand, or run the plan again once the forge answers."
+            }
         };
-        Failure { retryable: self.retryable(), ..Failure::new(self.code(), self.to_string(), advice) }
+        Failure {
+            retryable: self.retryable(),
+            ..Failure::new(self.code(), self.to_string(), advice)
+        }
     }
 }

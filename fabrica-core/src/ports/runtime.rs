@@ -114,6 +114,10 @@ pub struct ResourceLimits {
 
 /// What an engine is and can do.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a fact about an engine, independent of the others"
+)]
 pub struct Capabilities {
     /// `docker` or `podman`.
     pub engine: String,
@@ -411,14 +415,23 @@ impl RuntimeError {
     pub fn failure(&self) -> Failure {
         let advice = match self {
             Self::NotFound(_) => "Somebody or something removed the container; run the plan again.",
-            Self::AlreadyExists { .. } => "Remove that container, if it is yours to remove, and run the plan again.",
-            Self::ImageMissing { .. } => "Build the default image with `fabrica image build`, or pull the image that the plan names, and run the plan again.",
+            Self::AlreadyExists { .. } => {
+                "Remove that container, if it is yours to remove, and run the plan again."
+            }
+            Self::ImageMissing { .. } => {
+                "Build the default image with `fabrica image build`, or pull the image that the plan names, and run the plan again."
+            }
             Self::BuildFailed { .. } => "Read the last lines of the build, mend their cause and build again.",
             Self::Unavailable { .. } => "Start the container engine and check with `fabrica doctor`.",
-            Self::Unsupported { .. } => "Use an engine that enforces the limit (Docker, rootful Podman, or rootless Podman on cgroup v2), or accept the risk with --allow-unenforced-limits.",
+            Self::Unsupported { .. } => {
+                "Use an engine that enforces the limit (Docker, rootful Podman, or rootless Podman on cgroup v2), or accept the risk with --allow-unenforced-limits."
+            }
             Self::Denied { .. } => "Read the engine's reason; `fabrica doctor` checks the usual ones.",
         };
-        Failure { retryable: self.retryable(), ..Failure::new(self.code(), self.to_string(), advice) }
+        Failure {
+            retryable: self.retryable(),
+            ..Failure::new(self.code(), self.to_string(), advice)
+        }
     }
 }
 
@@ -433,6 +446,10 @@ impl ContainerSpec {
         }
         shown.labels.remove(LABEL_SPEC);
         let text = serde_json::to_vec(&shown).unwrap_or_default();
-        Sha256::digest(text).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+        let digest = Sha256::digest(text);
+        digest
+            .iter()
+            .take(8)
+            .fold(String::new(), |shown, byte| shown + &format!("{byte:02x}"))
     }
 }

@@ -1,5 +1,8 @@
 //! The store: what is durable. Its methods are atomic use cases, not table access.
 
+mod retired;
+mod storable;
+
 use std::fmt::Debug;
 use std::time::Duration;
 
@@ -8,6 +11,8 @@ use chrono::{DateTime, Utc};
 use futures::stream::BoxStream;
 use thiserror::Error;
 
+pub use self::retired::Retired;
+pub use self::storable::Storable;
 use super::Source;
 use crate::failure::Failure;
 use crate::ids::{ArtifactId, AttemptNumber, Fence, MessageId, SessionId, SpecId, WorkerId};
@@ -87,7 +92,10 @@ pub struct Claimed {
 impl Claimed {
     /// Who writes from now on.
     pub const fn fence(&self) -> Fence {
-        Fence { session: self.session.id, attempt: self.session.attempt }
+        Fence {
+            session: self.session.id,
+            attempt: self.session.attempt,
+        }
     }
 }
 
@@ -221,11 +229,13 @@ pub enum Notice {
 /// The durable state, over PostgreSQL or SQLite.
 ///
 /// Times are the database's. Every method is one transaction. A write with a [`Fence`] is refused with
-/// [`StoreError::Fenced`] unless its attempt is the session's latest and the session is `running`.
+/// [`StoreError::Fenced`] unless its attempt is the session's latest and the session is `running`. NUL characters in
+/// text become U+FFFD ([`Storable`]).
 #[cfg_attr(any(test, feature = "testing"), mockall::automock)]
 #[async_trait]
 pub trait Store: Debug + Send + Sync {
-    /// Stores a session (`pending`), version 1 of its spec, and its first message, in one transaction.
+    /// Stores a session (`pending`), version 1 of its spec, and its first message, in one transaction. A repeated call
+    /// with the same session id and content is answered with [`Created::Existing`].
     ///
     /// # Errors
     ///
@@ -239,7 +249,7 @@ pub trait Store: Debug + Send + Sync {
     /// [`StoreError`] if the store cannot be read.
     async fn session(&self, id: SessionId) -> Result<Option<Session>, StoreError>;
 
-    /// Sessions, newest first (by `created_at`, then id), at most `limit`.
+    /// Sessions, newest first (by `created_at`, then id), at most `limit`. None if there is no session `before`.
     ///
     /// # Errors
     ///
@@ -253,10 +263,14 @@ pub trait Store: Debug + Send + Sync {
     /// [`StoreError`] if the store cannot be read.
     async fn specs(&self, session: SessionId) -> Result<Vec<Spec>, StoreError>;
 
-    /// Claims up to `limit` sessions (only the one named by `only`, if it is set) for a worker, oldest first: pending ones that have a spec and whose time has come,
-    /// and running ones whose lease has run out. Each becomes `running` with the next attempt number, under a lease of
-    /// that length. A running one without attempts left becomes `failed` instead, with an `error` message of code
-    /// `session.attempts_exhausted`. No two callers get the same session.
+    /// Claims up to `limit` sessions (only the one named by `only`, if it is set) for a worker, the one that has waited
+    /// longest first: pending ones that have a spec and whose time has come, and running ones whose lease has run out.
+    /// Each becomes `running` with the next attempt number, under a lease of that length. No two callers get the same
+    /// session.
+    ///
+    /// Those among them that are not to be run again are ended instead, each with an `error` message: one whose
+    /// cancellation was asked for becomes `cancelled` (code `session.cancelled`), a running one without attempts left
+    /// becomes `failed` (code `session.attempts_exhausted`). They do not count towards the limit.
     ///
     /// # Errors
     ///
@@ -313,7 +327,8 @@ pub trait Store: Debug + Send + Sync {
     async fn set_pull_request(&self, fence: Fence, url: &str) -> Result<(), StoreError>;
 
     /// Ends an attempt with its messages, in one transaction: the session gets the status of `end`, and `completed_at`
-    /// if that is terminal. The lease ends.
+    /// if that is terminal. The lease ends. A lost attempt of a session whose cancellation was asked for has no delay:
+    /// the next claim cancels it.
     ///
     /// # Errors
     ///
@@ -332,14 +347,15 @@ pub trait Store: Debug + Send + Sync {
     /// [`StoreError::NoSuchSession`].
     async fn request_cancel(&self, id: SessionId, message: NewMessage) -> Result<CancelOutcome, StoreError>;
 
-    /// A session's messages after a sequence number, in order, at most `limit`.
+    /// A session's messages after a sequence number, in order, at most `limit`. A type that another program made up is
+    /// read as `progress`, with its name under `metadata.type`.
     ///
     /// # Errors
     ///
     /// [`StoreError`] if the store cannot be read.
     async fn messages(&self, session: SessionId, after: u64, limit: u32) -> Result<Vec<Message>, StoreError>;
 
-    /// Marks a message as read, once; `false` if there is no such message.
+    /// Marks a message as read, once: the first time stays; `false` if there is no such message.
     ///
     /// # Errors
     ///

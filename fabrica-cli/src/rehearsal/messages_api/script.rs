@@ -188,9 +188,18 @@ pub enum Fault {
         /// How many requests it happens to.
         times: u32,
     },
-    /// The stream ends without its end after so many events. A request without a stream is answered.
+    /// The connection breaks after so many events of the stream. Claude Code then asks for a stream
+    /// again, up to ten times with growing pauses. A request without a stream is answered.
     CutAfter {
         /// Events before the cut.
+        events: usize,
+        /// How many requests it happens to.
+        times: u32,
+    },
+    /// The stream ends in good order after so many events, though its message is incomplete. Claude Code
+    /// then asks again at once, from the second time on without a stream; such a request is answered.
+    EndAfter {
+        /// Events before the end.
         events: usize,
         /// How many requests it happens to.
         times: u32,
@@ -241,7 +250,10 @@ impl Fault {
 
     fn times(&self) -> u32 {
         match self {
-            Self::Status { times, .. } | Self::CutAfter { times, .. } | Self::Delay { times, .. } => *times,
+            Self::Status { times, .. }
+            | Self::CutAfter { times, .. }
+            | Self::EndAfter { times, .. }
+            | Self::Delay { times, .. } => *times,
         }
     }
 }

@@ -1,0 +1,178 @@
+//! The options that the binaries share, in groups to flatten into a command.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use clap::{Args, ValueEnum};
+use secrecy::SecretString;
+use url::Url;
+
+use super::forge_option::ForgeOption;
+
+/// The image of plans that name none.
+pub const DEFAULT_IMAGE: &str = "fabrica/agent:latest";
+/// Where the model's API is, unless told otherwise.
+pub const DEFAULT_MODEL_URL: &str = "https://api.anthropic.com";
+
+/// Everything that [`assemble`](super::assemble) needs to know.
+#[derive(Debug, Clone, Args)]
+pub struct AssemblyArgs {
+    /// The database.
+    #[command(flatten)]
+    pub database: DatabaseArgs,
+    /// Where files go.
+    #[command(flatten)]
+    pub data: DataArgs,
+    /// The container engine.
+    #[command(flatten)]
+    pub runtime: RuntimeArgs,
+    /// The model.
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// The forges.
+    #[command(flatten)]
+    pub forge: ForgeArgs,
+    /// Which repositories are accepted.
+    #[command(flatten)]
+    pub repositories: RepositoryArgs,
+    /// What sandboxes are like.
+    #[command(flatten)]
+    pub sandbox: SandboxArgs,
+}
+
+/// Where sessions are kept.
+#[derive(Debug, Clone, Default, Args)]
+pub struct DatabaseArgs {
+    /// PostgreSQL URL, `sqlite:PATH` or a path; the default is a SQLite file in the data directory. A password belongs
+    /// into the environment variable
+    #[arg(long, value_name = "URL", env = "DATABASE_URL", hide_env_values = true, value_parser = secret)]
+    pub database: Option<SecretString>,
+}
+
+/// Where files go.
+#[derive(Debug, Clone, Default, Args)]
+pub struct DataArgs {
+    /// Directory for the embedded database, downloads and the runner [default: the user's data directory]
+    #[arg(long, value_name = "PATH", env = "FABRICA_DATA_DIRECTORY")]
+    pub data_directory: Option<PathBuf>,
+    /// Directory for the sandboxes' sockets; its path must be short [default: the user's runtime directory]
+    #[arg(long, value_name = "PATH", env = "FABRICA_SOCKET_DIRECTORY", hide_short_help = true)]
+    pub socket_directory: Option<PathBuf>,
+}
+
+/// The container engine.
+#[derive(Debug, Clone, Default, Args)]
+pub struct RuntimeArgs {
+    /// Container engine; `auto` takes what answers first
+    #[arg(long, value_name = "ENGINE", env = "FABRICA_RUNTIME", value_enum, default_value_t)]
+    pub runtime: RuntimeName,
+}
+
+/// A container engine by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum RuntimeName {
+    /// Whatever answers first: `DOCKER_HOST`, the Docker socket, the user's Podman socket, the `podman` program.
+    #[default]
+    Auto,
+    /// Docker.
+    Docker,
+    /// Podman.
+    Podman,
+}
+
+/// The model. Its key comes from `ANTHROPIC_API_KEY` or `ANTHROPIC_AUTH_TOKEN`, or from a file.
+#[derive(Debug, Clone, Args)]
+pub struct ModelArgs {
+    /// Address of the model's API
+    #[arg(long, value_name = "URL", env = "FABRICA_MODEL_URL", default_value = DEFAULT_MODEL_URL)]
+    pub model_url: Url,
+    /// File with the model's API key, instead of `ANTHROPIC_API_KEY` (or `ANTHROPIC_AUTH_TOKEN`)
+    #[arg(long, value_name = "PATH", env = "FABRICA_MODEL_KEY_FILE")]
+    pub model_key_file: Option<PathBuf>,
+}
+
+/// The forges. Tokens come from `GITHUB_TOKEN` (github.com), `FABRICA_FORGE_TOKEN` (the one forge that is configured),
+/// `FABRICA_FORGE_TOKEN_<HOST>` or files.
+#[derive(Debug, Clone, Default, Args)]
+pub struct ForgeArgs {
+    /// A forge beside github.com: `github=HOST[,API-URL]`, `gitea=HOST[,API-URL]` (also Forgejo); repeatable
+    #[arg(long, value_name = "KIND=HOST", env = "FABRICA_FORGES", value_delimiter = ' ')]
+    pub forge: Vec<ForgeOption>,
+    /// File with the token of a host; repeatable. Instead of `GITHUB_TOKEN`, `FABRICA_FORGE_TOKEN` (the one forge that is
+    /// configured) and `FABRICA_FORGE_TOKEN_<HOST>`
+    #[arg(long, value_name = "HOST=PATH", env = "FABRICA_FORGE_TOKEN_FILES", value_delimiter = ' ', value_parser = host_and_path)]
+    pub forge_token_file: Vec<(String, PathBuf)>,
+}
+
+/// Which repositories are accepted.
+#[derive(Debug, Clone, Default, Args)]
+pub struct RepositoryArgs {
+    /// Accept repositories on this host only; repeatable
+    #[arg(long, value_name = "HOST", env = "FABRICA_REPOSITORY_HOSTS", value_delimiter = ',')]
+    pub repository_host: Vec<String>,
+    /// Accept unencrypted HTTP for this host; repeatable
+    #[arg(long, value_name = "HOST[:PORT]", env = "FABRICA_PLAIN_HTTP_HOSTS", value_delimiter = ',')]
+    pub plain_http_host: Vec<String>,
+}
+
+/// What sandboxes are like.
+#[derive(Debug, Clone, Args)]
+pub struct SandboxArgs {
+    /// Image of plans that name none
+    #[arg(long, value_name = "IMAGE", env = "FABRICA_IMAGE", default_value = DEFAULT_IMAGE)]
+    pub image: String,
+    /// Memory of a sandbox whose plan does not say
+    #[arg(long, value_name = "SIZE", env = "FABRICA_MEMORY", default_value = "4GiB")]
+    pub memory: ByteSize,
+    /// Processors of a sandbox whose plan does not say
+    #[arg(long, value_name = "NUMBER", env = "FABRICA_CPUS", default_value = "2", value_parser = cpus)]
+    pub cpus: f64,
+    /// Wall time of an attempt whose plan does not say
+    #[arg(long, value_name = "DURATION", env = "FABRICA_WALL", default_value = "1h", value_parser = wall)]
+    pub wall: Duration,
+    /// Accept an engine that does not enforce the limits
+    #[arg(long, env = "FABRICA_ALLOW_UNENFORCED_LIMITS", value_parser = clap::builder::FalseyValueParser::new())]
+    pub allow_unenforced_limits: bool,
+    /// How many sessions run at once
+    #[arg(long, value_name = "NUMBER", env = "FABRICA_CONCURRENCY", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=1_000))]
+    pub concurrency: u16,
+    /// The runner's static binary [default: fabrica-runner beside this program, or from a checkout's target directory]
+    #[arg(long, value_name = "PATH", env = "FABRICA_RUNNER")]
+    pub runner: Option<PathBuf>,
+    /// A Claude Code binary to mount into sandboxes, for images that have none
+    #[arg(long, value_name = "PATH", env = "FABRICA_CLAUDE")]
+    pub claude: Option<PathBuf>,
+}
+
+/// Takes a text as a secret, so that it never shows in debug output.
+///
+/// # Errors
+///
+/// Never.
+pub fn secret(text: &str) -> Result<SecretString, std::convert::Infallible> {
+    Ok(text.to_owned().into())
+}
+
+fn cpus(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(cpus) if (0.1..=1_024.0).contains(&cpus) => Ok(cpus),
+        _ => Err("expected a number from 0.1 to 1024".into()),
+    }
+}
+
+fn wall(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(wall) if wall >= Duration::from_secs(1) => Ok(wall),
+        _ => Err("expected a duration of at least a second, such as `90m` or `1h 30m`".into()),
+    }
+}
+
+fn host_and_path(text: &str) -> Result<(String, PathBuf), String> {
+    match text.split_once('=') {
+        Some((host, path)) if !host.is_empty() && !path.is_empty() => {
+            Ok((host.to_ascii_lowercase(), PathBuf::from(path)))
+        }
+        _ => Err("expected HOST=PATH".into()),
+    }
+}

@@ -1,0 +1,253 @@
+//! What the options and the environment come to.
+
+use std::collections::BTreeSet;
+
+use fabrica_core::orchestrator::{Options, SandboxOptions};
+use fabrica_core::plan::RepositoryPolicy;
+use fabrica_core::ports::runtime::ResourceLimits;
+use fabrica_gateway::{ModelCredential, ModelUpstream};
+use secrecy::{ExposeSecret as _, SecretString};
+
+use super::args::{AssemblyArgs, DatabaseArgs, ForgeArgs, ModelArgs, RepositoryArgs, RuntimeName, SandboxArgs};
+use super::directories::Directories;
+use super::error::AssemblyError;
+use super::forge_option::ForgeOption;
+use super::secrets::{self, Environment};
+
+/// Who assembles: a person on their own machine may do more than those who reach a service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// The command line: repositories in local directories are accepted.
+    Cli,
+    /// The service: they are not, since they would be read with the service's rights.
+    Server,
+}
+
+/// A forge with its token.
+#[derive(Debug, Clone)]
+pub struct ForgeSettings {
+    /// Kind, host, API.
+    pub forge: ForgeOption,
+    /// The token; without one only public repositories can be fetched, and nothing be published.
+    pub token: Option<SecretString>,
+}
+
+/// Everything that [`assemble`](super::assemble) needs, checked and complete.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The database that was named; `None` is the embedded one.
+    pub database: Option<SecretString>,
+    /// Where files go.
+    pub directories: Directories,
+    /// The engine.
+    pub runtime: RuntimeName,
+    /// Where the model is, and how to show oneself there.
+    pub model: ModelUpstream,
+    /// The forges, github.com among them.
+    pub forges: Vec<ForgeSettings>,
+    /// Which repositories are accepted.
+    pub repositories: RepositoryPolicy,
+    /// Sandboxes, the runner, concurrency.
+    pub sandbox: SandboxArgs,
+}
+
+impl Settings {
+    /// Reads the files that the options name, and puts the environment's secrets to them.
+    ///
+    /// # Errors
+    ///
+    /// [`AssemblyError::Setting`], [`AssemblyError::Directory`].
+    pub fn resolve(args: &AssemblyArgs, environment: &Environment, role: Role) -> Result<Self, AssemblyError> {
+        Ok(Self {
+            database: database(&args.database),
+            directories: Directories::resolve(&args.data, environment),
+            runtime: args.runtime.runtime,
+            model: model(&args.model, environment)?,
+            forges: forges(&args.forge, environment)?,
+            repositories: repositories(&args.repositories, role),
+            sandbox: args.sandbox.clone(),
+        })
+    }
+
+    /// Whether there is a credential for the model.
+    pub const fn has_model_credential(&self) -> bool {
+        !matches!(self.model.credential, ModelCredential::None)
+    }
+
+    /// The orchestrator's options but for what only the running machine tells.
+    pub(super) fn apply(&self, options: &mut Options) {
+        let SandboxOptions { wall, limits, image, allow_unenforced_limits, .. } = &mut options.sandbox;
+        *wall = self.sandbox.wall;
+        *limits = ResourceLimits {
+            memory: Some(self.sandbox.memory.as_u64()),
+            cpus: Some(self.sandbox.cpus),
+            ..*limits
+        };
+        image.clone_from(&self.sandbox.image);
+        *allow_unenforced_limits = self.sandbox.allow_unenforced_limits;
+        options.concurrency = usize::from(self.sandbox.concurrency);
+        options.repositories.clone_from(&self.repositories);
+    }
+}
+
+/// The database that was named; an empty value, as a compose file may pass it, is none.
+pub(super) fn database(args: &DatabaseArgs) -> Option<SecretString> {
+    args.database.clone().filter(|database| !database.expose_secret().trim().is_empty())
+}
+
+fn model(args: &ModelArgs, environment: &Environment) -> Result<ModelUpstream, AssemblyError> {
+    let refused = |reason: &str| AssemblyError::Setting { option: "--model-url", reason: reason.into() };
+    if !matches!(args.model_url.scheme(), "https" | "http") || !args.model_url.has_host() {
+        return Err(refused("expected an address that begins with https://"));
+    }
+    if !args.model_url.username().is_empty() || args.model_url.password().is_some() {
+        return Err(refused("the address holds credentials: use ANTHROPIC_API_KEY or --model-key-file"));
+    }
+    let credential = if let Some(path) = &args.model_key_file {
+        ModelCredential::ApiKey(secrets::from_file("--model-key-file", path)?)
+    } else if let Some(key) = environment.secret(secrets::MODEL_API_KEY) {
+        ModelCredential::ApiKey(key)
+    } else if let Some(token) = environment.secret(secrets::MODEL_AUTH_TOKEN) {
+        ModelCredential::Bearer(token)
+    } else {
+        ModelCredential::None
+    };
+    Ok(ModelUpstream { base_url: args.model_url.clone(), credential })
+}
+
+/// github.com unless it was named otherwise, and those that were named, each with its own token: no token ever goes to
+/// a host that it was not given for.
+fn forges(args: &ForgeArgs, environment: &Environment) -> Result<Vec<ForgeSettings>, AssemblyError> {
+    let setting = |reason: String| AssemblyError::Setting { option: "--forge", reason };
+    let mut options = args.forge.clone();
+    let mut hosts = BTreeSet::new();
+    if let Some(twice) = options.iter().find(|option| !hosts.insert(option.host.clone())) {
+        return Err(setting(format!("{} is named twice", twice.host)));
+    }
+    // `FABRICA_FORGE_TOKEN` is for the one forge that was named; if none was, for github.com.
+    let only = match options.as_slice() {
+        [] => Some("github.com".to_owned()),
+        [one] => Some(one.host.clone()),
+        _ => None,
+    };
+    if !hosts.contains("github.com") {
+        options.push(ForgeOption::github_com().map_err(setting)?);
+    }
+    if let Some((host, _)) =
+        args.forge_token_file.iter().find(|(host, _)| !options.iter().any(|option| option.host == *host))
+    {
+        let reason = format!("{host} is not a forge that was named with --forge");
+        return Err(AssemblyError::Setting { option: "--forge-token-file", reason });
+    }
+    options
+        .into_iter()
+        .map(|forge| {
+            let file = args.forge_token_file.iter().find(|(host, _)| *host == forge.host);
+            let token = match file {
+                Some((_, path)) => Some(secrets::from_file("--forge-token-file", path)?),
+                None => environment
+                    .secret(&secrets::host_token_variable(&forge.host))
+                    .or_else(|| {
+                        let general = only.as_deref() == Some(forge.host.as_str());
+                        general.then(|| environment.secret(secrets::FORGE_TOKEN)).flatten()
+                    })
+                    .or_else(|| {
+                        (forge.host == "github.com").then(|| environment.secret(secrets::GITHUB_TOKEN)).flatten()
+                    }),
+            };
+            Ok(ForgeSettings { forge, token })
+        })
+        .collect()
+}
+
+fn repositories(args: &RepositoryArgs, role: Role) -> RepositoryPolicy {
+    let named = |hosts: &[String]| -> Vec<String> {
+        hosts.iter().map(|host| host.trim().to_ascii_lowercase()).filter(|host| !host.is_empty()).collect()
+    };
+    let hosts = named(&args.repository_host);
+    RepositoryPolicy {
+        local_paths: role == Role::Cli,
+        hosts: (!hosts.is_empty()).then_some(hosts),
+        plain_http: named(&args.plain_http_host),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{Args as _, FromArgMatches as _};
+
+    use super::*;
+
+    fn parse(arguments: &[&str]) -> AssemblyArgs {
+        let command = AssemblyArgs::augment_args(clap::Command::new("test").no_binary_name(true));
+        // The environment of whoever runs the tests must not decide them.
+        let command = command.mut_args(|argument| argument.env(None::<clap::builder::Resettable<clap::builder::OsStr>>.map_or(clap::builder::Resettable::Reset, |value| value)));
+        AssemblyArgs::from_arg_matches(&command.get_matches_from(arguments)).unwrap()
+    }
+
+    fn resolve<const N: usize>(arguments: &[&str], environment: [(&str, &str); N]) -> Settings {
+        Settings::resolve(&parse(arguments), &Environment::from(environment), Role::Cli).unwrap()
+    }
+
+    fn tokens(settings: &Settings) -> Vec<(String, Option<&str>)> {
+        let token = |forge: &ForgeSettings| forge.token.clone().map(|token| token.expose_secret().to_owned());
+        let shown: Vec<(String, Option<String>)> =
+            settings.forges.iter().map(|forge| (forge.forge.host.clone(), token(forge))).collect();
+        shown.into_iter().map(|(host, token)| (host, token.map(|token| &*token.leak()))).collect()
+    }
+
+    #[test]
+    fn without_options_github_gets_the_general_token() {
+        let settings = resolve(&[], [("FABRICA_FORGE_TOKEN", "general"), ("GITHUB_TOKEN", "github")]);
+        assert_eq!(tokens(&settings), [("github.com".to_owned(), Some("general"))]);
+        let settings = resolve(&[], [("GITHUB_TOKEN", "github")]);
+        assert_eq!(tokens(&settings), [("github.com".to_owned(), Some("github"))]);
+    }
+
+    #[test]
+    fn a_token_goes_to_its_own_host_only() {
+        let one = ["--forge", "gitea=git.example.com"];
+        let settings = resolve(&one, [("FABRICA_FORGE_TOKEN", "general"), ("GITHUB_TOKEN", "github")]);
+        assert_eq!(
+            tokens(&settings),
+            [("git.example.com".to_owned(), Some("general")), ("github.com".to_owned(), Some("github"))]
+        );
+        let two = ["--forge", "gitea=a.example.com", "--forge", "github=b.example.com"];
+        let environment = [("FABRICA_FORGE_TOKEN", "general"), ("FABRICA_FORGE_TOKEN_B_EXAMPLE_COM", "b")];
+        assert_eq!(
+            tokens(&resolve(&two, environment)),
+            [("a.example.com".to_owned(), None), ("b.example.com".to_owned(), Some("b")), ("github.com".to_owned(), None)]
+        );
+    }
+
+    #[test]
+    fn the_models_key_goes_before_its_token_and_files_before_both() {
+        use ModelCredential::{ApiKey, Bearer, None as Nothing};
+        let both = [("ANTHROPIC_API_KEY", "key"), ("ANTHROPIC_AUTH_TOKEN", "token")];
+        assert!(matches!(resolve(&[], both).model.credential, ApiKey(_)));
+        assert!(matches!(resolve(&[], [("ANTHROPIC_AUTH_TOKEN", "token")]).model.credential, Bearer(_)));
+        assert!(matches!(resolve(&[], [("ANTHROPIC_API_KEY", "")]).model.credential, Nothing));
+    }
+
+    #[test]
+    fn what_cannot_be_used_names_its_option() {
+        let refused = |arguments: &[&str]| {
+            Settings::resolve(&parse(arguments), &Environment::default(), Role::Cli).unwrap_err().to_string()
+        };
+        insta::assert_snapshot!([
+            refused(&["--model-url", "ftp://x"]),
+            refused(&["--model-url", "https://user:canary@x/"]),
+            refused(&["--forge", "gitea=x", "--forge", "github=x"]),
+            refused(&["--forge-token-file", "x=/dev/null"]),
+        ]
+        .join("\n"));
+    }
+
+    #[test]
+    fn only_the_command_line_takes_local_repositories() {
+        let settings = |role| Settings::resolve(&parse(&[]), &Environment::default(), role).unwrap();
+        assert!(settings(Role::Cli).repositories.local_paths);
+        assert!(!settings(Role::Server).repositories.local_paths);
+        assert_eq!(settings(Role::Server).repositories.hosts, None);
+    }
+}

@@ -1,0 +1,24 @@
+//! The orchestration: from a submitted plan to a published result.
+//!
+//! An [`Orchestrator`] is a cheap handle over its ports. [`Orchestrator::submit`], [`Orchestrator::watch`] and
+//! [`Orchestrator::cancel`] work in any process that shares the store; [`Orchestrator::run`] is the worker, which claims
+//! sessions and drives each claimed attempt from its start to its outcome.
+
+mod attempt;
+mod dispatch;
+mod options;
+mod outcome;
+mod publish;
+mod sandbox;
+mod service;
+mod sink;
+mod submit;
+mod watch;
+
+pub use options::{Options, SandboxOptions};
+pub use service::{BranchOnly, Builder, Orchestrator, Shutdown};
+pub use submit::{Submission, SubmitError};
+pub use watch::SessionUpdate;
+
+#[cfg(test)]
+mod tests;

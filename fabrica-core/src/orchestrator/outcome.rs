@@ -1,0 +1,150 @@
+//! How an attempt can end, and what follows from it.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::service::Inner;
+use crate::failure::Failure;
+use crate::message::{MessageContent, MessageKind, NewMessage};
+use crate::ports::runtime::Observation;
+use crate::ports::store::{AttemptEnd, Claimed};
+use crate::protocol::{JobResult, Pushed, exit};
+
+/// How the sandbox part of an attempt ended.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Outcome {
+    /// The runner reported success.
+    Completed(JobResult),
+    /// It failed, by the runner's word or by what the engine showed.
+    Failed {
+        failure: Failure,
+        pushed: Option<Pushed>,
+    },
+    /// Somebody cancelled it.
+    Cancelled { pushed: Option<Pushed> },
+    /// The agent asks a person.
+    Escalated,
+    /// A later attempt exists: nothing may be written any more.
+    Fenced,
+    /// This worker ends; another one takes over.
+    Released,
+}
+
+impl Outcome {
+    pub(super) const fn failed(failure: Failure) -> Self {
+        Self::Failed {
+            failure,
+            pushed: None,
+        }
+    }
+}
+
+/// What a container's end means when the runner reported none.
+pub(super) fn unreported(observation: &Observation, log: Vec<String>) -> Failure {
+    let failure = match observation {
+        Observation::Exited { code: 137, out_of_memory, .. } => Failure::new(
+            "sandbox.killed",
+            if *out_of_memory {
+                "The sandbox was killed because it ran out of memory"
+            } else {
+                "The sandbox was killed (exit code 137), possibly because it ran out of memory"
+            },
+            "Raise `limits.memory` in the plan, or make the work smaller.",
+        )
+        .retryable(),
+        Observation::Exited { code, reason, .. } if [126, 127].contains(code) => Failure::new(
+            "sandbox.start_failed",
+            format!("The runner could not be started in the image (exit code {code}) {reason}"),
+            "Use an image for this machine's architecture that has git; `fabrica image build` makes one.",
+        ),
+        Observation::Exited { code, .. } if *code == i64::from(exit::ENVIRONMENT) => Failure::new(
+            "sandbox.environment",
+            "The runner found its sandbox unusable",
+            "Read the last lines below; check with `fabrica doctor`.",
+        ),
+        Observation::Exited { code, reason, .. } => Failure::new(
+            "sandbox.died",
+            format!("The sandbox ended (exit code {code}) without reporting a result {reason}"),
+            "Read the last lines below; if the engine was restarted, run the plan again.",
+        )
+        .retryable(),
+        Observation::Gone | Observation::Pending { .. } | Observation::Running => Failure::new(
+            "sandbox.lost",
+            "The sandbox's container disappeared before it reported a result",
+            "Find out what removed the container (a clean-up job, a person, the engine), and run the plan again.",
+        )
+        .retryable(),
+    };
+    failure.with_diagnosis(log)
+}
+
+/// The attempt ran longer than its plan or the operator allows.
+pub(super) fn wall_limit(wall: Duration) -> Failure {
+    Failure::new(
+        "limit.wall_time",
+        format!(
+            "The attempt reached its wall time of {}",
+            humantime::format_duration(wall)
+        ),
+        "Raise `limits.wall` in the plan, or split the task.",
+    )
+}
+
+/// The end of an attempt that did not succeed, with its messages: another try if that may help, else failure.
+pub(super) fn end_failed(
+    inner: &Inner,
+    claimed: &Claimed,
+    failure: Failure,
+    pushed: Option<&Pushed>,
+) -> (AttemptEnd, Vec<NewMessage>) {
+    let attempt = claimed.session.attempt.get();
+    if failure.retryable && attempt < claimed.max_attempts {
+        let delay = retry_delay(inner, attempt);
+        let seconds = delay.as_secs_f64().round();
+        let text = format!(
+            "Attempt {attempt} of {} was lost: {}. Trying again in {seconds} s",
+            claimed.max_attempts, failure.cause
+        );
+        let content = MessageContent::text(text)
+            .with("step", "retry")
+            .with("attempt", attempt)
+            .with("code", failure.code.as_str())
+            .with("diagnosis", failure.diagnosis.clone());
+        let message = inner.message(MessageKind::Progress, content);
+        return (AttemptEnd::Lost { failure, delay }, vec![message]);
+    }
+    let content = with_pushed(MessageContent::failure(&failure), pushed).with("attempt", attempt);
+    let message = inner.message(MessageKind::Error, content);
+    (AttemptEnd::Failed(failure), vec![message])
+}
+
+/// The end of a cancelled attempt.
+pub(super) fn end_cancelled(inner: &Inner, pushed: Option<&Pushed>) -> (AttemptEnd, Vec<NewMessage>) {
+    let content = MessageContent::text("Cancelled").with("code", "session.cancelled");
+    let message = inner.message(MessageKind::Progress, with_pushed(content, pushed));
+    (AttemptEnd::Cancelled, vec![message])
+}
+
+fn with_pushed(mut content: MessageContent, pushed: Option<&Pushed>) -> MessageContent {
+    let Some(pushed) = pushed else { return content };
+    content.message = format!(
+        "{} {} commit(s) are pushed on branch {}.",
+        content.message.trim_end_matches('.').to_owned() + ".",
+        pushed.commits,
+        pushed.branch
+    );
+    content
+        .with("branch", pushed.branch.as_str())
+        .with("head", json!(pushed.head))
+}
+
+/// Doubles with every attempt, up to five minutes, plus up to a quarter of jitter so that many do not come at once.
+fn retry_delay(inner: &Inner, attempt: u32) -> Duration {
+    const CAP: Duration = Duration::from_mins(5);
+    let exponent = attempt.saturating_sub(1).min(10);
+    let delay = inner.options.retry_delay.saturating_mul(1 << exponent).min(CAP);
+    let mut byte = [0_u8; 1];
+    inner.entropy.fill(&mut byte);
+    delay + delay.mul_f64(f64::from(byte[0]) / 1_024.0)
+}

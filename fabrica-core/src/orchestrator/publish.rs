@@ -1,0 +1,166 @@
+//! Publishing: the pull request, then `pr_url`, then the `completion` message with `completed`. Each step can be
+//! repeated.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::time::sleep;
+
+use super::outcome;
+use super::service::Inner;
+use crate::failure::Failure;
+use crate::message::{MessageContent, MessageKind, NewMessage};
+use crate::plan::Plan;
+use crate::ports::forge::{ForgeError, Publication, PullRequest, PullRequestRequest};
+use crate::ports::store::{AttemptEnd, Claimed, StoreError};
+use crate::protocol::{JobResult, Pushed};
+
+/// How often a forge that does not answer is asked again.
+const TRIES: u32 = 4;
+
+/// Publishes the result and says how the attempt ends.
+#[tracing::instrument(name = "core.publish.publish", skip_all)]
+pub(super) async fn publish(
+    inner: &Inner,
+    claimed: &Claimed,
+    plan: &Plan,
+    result: JobResult,
+) -> (AttemptEnd, Vec<NewMessage>) {
+    let Some(pushed) = result.pushed.clone() else {
+        let text = "Completed without a change: the agent changed nothing, so there is no branch and no pull request";
+        return completed(
+            inner,
+            claimed,
+            completion(claimed, &result, MessageContent::text(text)),
+        );
+    };
+    match open(inner, claimed, plan, &result, &pushed).await {
+        Ok(Publication::Branch) => {
+            let text = format!(
+                "Completed: {} commit(s) on branch {}",
+                pushed.commits, pushed.branch
+            );
+            completed(
+                inner,
+                claimed,
+                completion(claimed, &result, MessageContent::text(text)),
+            )
+        }
+        Ok(Publication::PullRequest(request)) => {
+            if let Err(error) = inner.store.set_pull_request(claimed.fence(), &request.url).await {
+                return unstored(inner, claimed, &error, &pushed);
+            }
+            let content = MessageContent::text(opened(&request))
+                .with("prUrl", request.url.as_str())
+                .with("prNumber", request.number)
+                .with("warnings", request.warnings);
+            completed(inner, claimed, completion(claimed, &result, content))
+        }
+        Err(error) => outcome::end_failed(inner, claimed, error.failure(), Some(&pushed)),
+    }
+}
+
+async fn open(
+    inner: &Inner,
+    claimed: &Claimed,
+    plan: &Plan,
+    result: &JobResult,
+    pushed: &Pushed,
+) -> Result<Publication, ForgeError> {
+    let request = PullRequestRequest {
+        repository: plan.repository.clone(),
+        branch: pushed.branch.clone(),
+        base: pushed.base.clone(),
+        title: plan.title.clone(),
+        body: body(claimed, result, pushed),
+        options: plan.pull_request.clone(),
+    };
+    let mut delay = Duration::from_secs(1);
+    for _ in 1..TRIES {
+        match inner.forge.publish(&request).await {
+            Err(error) if error.retryable() => {
+                tracing::warn!(%error, "the pull request is not open yet");
+                sleep(delay).await;
+                delay *= 3;
+            }
+            settled => return settled,
+        }
+    }
+    inner.forge.publish(&request).await
+}
+
+fn opened(request: &PullRequest) -> String {
+    let verb = if request.opened { "Opened" } else { "Updated" };
+    let mut text = format!("{verb} pull request {}", request.url);
+    for warning in &request.warnings {
+        let _ = write!(text, ". {}", warning.trim_end_matches('.'));
+    }
+    text
+}
+
+fn completed(inner: &Inner, claimed: &Claimed, content: MessageContent) -> (AttemptEnd, Vec<NewMessage>) {
+    let content = content.with("attempt", claimed.session.attempt.get());
+    (
+        AttemptEnd::Completed,
+        vec![inner.message(MessageKind::Completion, content)],
+    )
+}
+
+/// The work is pushed and its result recorded: whoever claims the session next only publishes again.
+fn unstored(
+    inner: &Inner,
+    claimed: &Claimed,
+    error: &StoreError,
+    pushed: &Pushed,
+) -> (AttemptEnd, Vec<NewMessage>) {
+    let failure = Failure::new(error.code(), error.to_string(), "Check the database.").retryable();
+    outcome::end_failed(inner, claimed, failure, Some(pushed))
+}
+
+/// What a program wants to know about a completed session.
+fn completion(claimed: &Claimed, result: &JobResult, content: MessageContent) -> MessageContent {
+    let content = content
+        .with("summary", result.summary.as_str())
+        .with("verification", json!(result.verification));
+    let Some(pushed) = &result.pushed else {
+        return content;
+    };
+    content
+        .with("branch", pushed.branch.as_str())
+        .with("base", pushed.base.as_str())
+        .with("head", pushed.head.as_str())
+        .with("commits", pushed.commits)
+        .with("subjects", pushed.subjects.clone())
+        .with("sessionId", claimed.session.id.to_string())
+}
+
+/// The pull request's body: what was done, how it was checked, and where it comes from.
+fn body(claimed: &Claimed, result: &JobResult, pushed: &Pushed) -> String {
+    let mut text = String::new();
+    if !result.summary.trim().is_empty() {
+        let _ = writeln!(text, "{}\n", result.summary.trim());
+    }
+    let _ = writeln!(text, "### Commits\n");
+    for subject in &pushed.subjects {
+        let _ = writeln!(text, "- {subject}");
+    }
+    let hidden = (pushed.commits as usize).saturating_sub(pushed.subjects.len());
+    if hidden > 0 {
+        let _ = writeln!(text, "- … and {hidden} more");
+    }
+    if !result.verification.is_empty() {
+        let _ = writeln!(text, "\n### Verification\n");
+        for step in &result.verification {
+            let verdict = if step.passed { "passed" } else { "FAILED" };
+            let _ = writeln!(
+                text,
+                "- `{}` {verdict} in {:.1} s",
+                step.command.replace('`', "'"),
+                step.seconds
+            );
+        }
+    }
+    let _ = writeln!(text, "\n---\nMade by Fabrica, session `{}`.", claimed.session.id);
+    text
+}

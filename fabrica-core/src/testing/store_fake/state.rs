@@ -1,0 +1,218 @@
+//! What the fake remembers.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use serde_json::Value;
+
+use crate::ids::{AttemptNumber, Fence, SessionId};
+use crate::message::{Message, NewMessage};
+use crate::ports::store::{
+    AttemptStart, CancelOutcome, Created, NewSession, Notice, SessionFilter, StoreError, StoredTranscript,
+};
+use crate::protocol::Usage;
+use crate::secrets::TokenHash;
+use crate::session::{Session, SessionEvent, SessionStatus, Spec};
+
+#[derive(Debug, Default)]
+pub(super) struct State {
+    pub(super) sessions: BTreeMap<SessionId, Record>,
+    pub(super) tokens: HashMap<String, TokenHash>,
+}
+
+#[derive(Debug)]
+pub(super) struct Record {
+    pub(super) session: Session,
+    pub(super) idempotency_key: Option<String>,
+    pub(super) max_attempts: u32,
+    /// Pending: not before. Running: when the lease runs out.
+    pub(super) run_at: DateTime<Utc>,
+    pub(super) specs: Vec<Spec>,
+    pub(super) messages: Vec<Message>,
+    pub(super) transcript: Vec<StoredTranscript>,
+    pub(super) attempts: Vec<Attempt>,
+    pub(super) artifacts: HashMap<String, Vec<u8>>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Attempt {
+    pub(super) start: Option<AttemptStart>,
+    pub(super) last_event: u64,
+    pub(super) result: Option<Value>,
+    /// Whether it ended in another way than by getting lost.
+    pub(super) finished: bool,
+}
+
+/// Later by that much; what is beyond every calendar is far enough.
+pub(super) fn later(now: DateTime<Utc>, by: Duration) -> DateTime<Utc> {
+    TimeDelta::from_std(by)
+        .ok()
+        .and_then(|by| now.checked_add_signed(by))
+        .unwrap_or(DateTime::<Utc>::MAX_UTC)
+}
+
+impl State {
+    /// The session that the same call created before.
+    pub(super) fn existing(&self, new: &NewSession) -> Result<Option<Created>, StoreError> {
+        let of_key = new.idempotency_key.as_ref().and_then(|key| {
+            self.sessions
+                .values()
+                .find(|record| record.idempotency_key.as_ref() == Some(key))
+        });
+        let Some(record) = of_key.or_else(|| self.sessions.get(&new.id)) else {
+            return Ok(None);
+        };
+        let id = record.session.id;
+        if record
+            .specs
+            .first()
+            .is_some_and(|spec| spec.content == new.content)
+        {
+            return Ok(Some(Created::Existing(id)));
+        }
+        if of_key.is_some() {
+            return Err(StoreError::IdempotencyConflict(id));
+        }
+        Err(StoreError::Database {
+            message: format!("session {id} exists with another plan"),
+            source: None,
+        })
+    }
+
+    pub(super) fn list(&self, filter: &SessionFilter, limit: u32) -> Vec<Session> {
+        let key = |session: &Session| (session.created_at, session.id);
+        let before = match filter.before {
+            Some(id) => match self.sessions.get(&id) {
+                Some(record) => Some(key(&record.session)),
+                None => return Vec::new(),
+            },
+            None => None,
+        };
+        let mut found: Vec<_> = (self.sessions.values().map(|record| &record.session))
+            .filter(|session| filter.statuses.is_empty() || filter.statuses.contains(&session.status))
+            .filter(|session| before.is_none_or(|before| key(session) < before))
+            .cloned()
+            .collect();
+        found.sort_by_key(|session| std::cmp::Reverse(key(session)));
+        found.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+        found
+    }
+
+    /// The session, if that attempt may write to it.
+    pub(super) fn fenced(&mut self, fence: Fence) -> Result<&mut Record, StoreError> {
+        (self.sessions.get_mut(&fence.session))
+            .filter(|record| {
+                record.session.attempt == fence.attempt && record.session.status == SessionStatus::Running
+            })
+            .ok_or(StoreError::Fenced(fence))
+    }
+}
+
+impl Record {
+    pub(super) fn new(new: NewSession, now: DateTime<Utc>) -> Self {
+        let spec = Spec {
+            id: new.spec,
+            session: new.id,
+            version: 1,
+            content: new.content,
+            created_at: now,
+        };
+        let session = Session {
+            id: new.id,
+            status: SessionStatus::Pending,
+            repo_url: new.repo_url,
+            title: Some(new.title),
+            branch_name: None,
+            pr_url: None,
+            attempt: AttemptNumber::new(0),
+            worker: None,
+            cancel_requested: false,
+            usage: Usage::default(),
+            submitter: new.submitter,
+            created_at: now,
+            completed_at: None,
+        };
+        let mut record = Self {
+            session,
+            idempotency_key: new.idempotency_key,
+            max_attempts: new.max_attempts,
+            run_at: now,
+            specs: vec![spec],
+            messages: Vec::new(),
+            transcript: Vec::new(),
+            attempts: Vec::new(),
+            artifacts: HashMap::new(),
+        };
+        record.add_message(new.message, now);
+        record
+    }
+
+    pub(super) fn attempt(&self, number: AttemptNumber) -> Option<&Attempt> {
+        self.attempts.get(index(number))
+    }
+
+    /// The latest attempt; there is one in every session that runs.
+    pub(super) fn latest(&mut self) -> &mut Attempt {
+        let latest = index(self.session.attempt);
+        self.attempts
+            .resize_with(self.attempts.len().max(latest + 1), Attempt::default);
+        &mut self.attempts[latest]
+    }
+
+    pub(super) fn add_message(&mut self, new: NewMessage, now: DateTime<Utc>) -> Notice {
+        let session = self.session.id;
+        let sequence = self.messages.last().map_or(1, |message| message.sequence + 1);
+        let NewMessage { id, kind, content } = new;
+        self.messages.push(Message {
+            id,
+            session,
+            sequence,
+            kind,
+            content,
+            created_at: now,
+            read_at: None,
+        });
+        Notice::Message { id, session, kind }
+    }
+
+    pub(super) fn notice_of_last_message(&self) -> Notice {
+        self.messages
+            .last()
+            .map_or(Notice::Missed, |message| Notice::Message {
+                id: message.id,
+                session: message.session,
+                kind: message.kind,
+            })
+    }
+
+    pub(super) fn set_status(&mut self, status: SessionStatus, now: DateTime<Utc>) {
+        self.session.status = status;
+        self.session.completed_at = status.is_terminal().then_some(now);
+        if status != SessionStatus::Running {
+            self.session.worker = None;
+        }
+    }
+
+    pub(super) fn cancel(&mut self, message: NewMessage, now: DateTime<Utc>) -> (CancelOutcome, Vec<Notice>) {
+        if self.session.status.is_terminal() {
+            return (CancelOutcome::AlreadyTerminal(self.session.status), Vec::new());
+        }
+        let mut notices = Vec::new();
+        if !std::mem::replace(&mut self.session.cancel_requested, true) {
+            notices.push(Notice::CancelRequested(self.session.id));
+        }
+        if self.session.status == SessionStatus::Running {
+            return (CancelOutcome::Requested, notices);
+        }
+        if let Ok(status) = self.session.status.after(SessionEvent::Cancelled) {
+            self.set_status(status, now);
+        }
+        notices.push(self.add_message(message, now));
+        (CancelOutcome::Cancelled, notices)
+    }
+}
+
+fn index(number: AttemptNumber) -> usize {
+    usize::try_from(number.get().saturating_sub(1)).unwrap_or(usize::MAX)
+}

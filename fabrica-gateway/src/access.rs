@@ -1,0 +1,186 @@
+//! Who may ask for what: the state of one attempt's access, and the check of every request's token.
+
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::middleware::Next;
+use axum::response::Response;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use fabrica_core::ids::Fence;
+use fabrica_core::ports::{GatewayAccess, SessionSink};
+use fabrica_core::protocol::Job;
+use fabrica_core::secrets::TokenHash;
+use http::header::{AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION};
+use http::{HeaderMap, StatusCode};
+use subtle::{Choice, ConstantTimeEq as _};
+use tokio_util::sync::CancellationToken;
+
+use crate::git::Target;
+use crate::options::{GitCredentials, ModelUpstream};
+use crate::refusal::{Area, Refusal};
+
+const API_KEY: &str = "x-api-key";
+
+/// What all sessions share.
+#[derive(Debug)]
+pub(crate) struct Services {
+    pub(crate) client: reqwest::Client,
+    pub(crate) model: ModelUpstream,
+    pub(crate) git: GitCredentials,
+}
+
+/// The access of one attempt.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) fence: Fence,
+    runner_token: TokenHash,
+    agent_token: TokenHash,
+    pub(crate) job: Job,
+    pub(crate) sink: Arc<dyn SessionSink>,
+    pub(crate) target: Target,
+    pub(crate) services: Arc<Services>,
+    pub(crate) ended: CancellationToken,
+}
+
+/// Whose token a request carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    Runner,
+    Agent,
+}
+
+impl Session {
+    pub(crate) fn new(access: GatewayAccess, services: Arc<Services>, ended: CancellationToken) -> Self {
+        let target = Target::new(&access.repository, &services.git);
+        Self {
+            fence: access.fence,
+            runner_token: access.runner_token,
+            agent_token: access.agent_token,
+            job: access.job,
+            sink: access.sink,
+            target,
+            services,
+            ended,
+        }
+    }
+
+    /// Whether this is the access that was asked for already.
+    pub(crate) fn answers(&self, access: &GatewayAccess) -> bool {
+        self.fence == access.fence
+            && self.runner_token == access.runner_token
+            && self.agent_token == access.agent_token
+    }
+
+    /// Every token that a request shows is compared with both of the session's, in constant time: how long it takes
+    /// says nothing about which was nearly right.
+    fn role(&self, headers: &HeaderMap) -> Option<Role> {
+        let (mut runner, mut agent) = (Choice::from(0), Choice::from(0));
+        for token in presented(headers) {
+            let hash = TokenHash::of(&token);
+            runner |= hash.as_bytes().ct_eq(self.runner_token.as_bytes());
+            agent |= hash.as_bytes().ct_eq(self.agent_token.as_bytes());
+        }
+        if runner.into() {
+            Some(Role::Runner)
+        } else if agent.into() {
+            Some(Role::Agent)
+        } else {
+            None
+        }
+    }
+}
+
+/// The tokens that a request shows: as a bearer, as an API key, as the password of git.
+fn presented(headers: &HeaderMap) -> Vec<String> {
+    let keys = headers.get_all(API_KEY).iter().filter_map(|value| value.to_str().ok()).map(str::to_owned);
+    let authorizations = headers.get_all(AUTHORIZATION).iter().filter_map(|value| {
+        let (scheme, credential) = value.to_str().ok()?.split_once(' ')?;
+        if scheme.eq_ignore_ascii_case("bearer") {
+            Some(credential.trim().to_owned())
+        } else if scheme.eq_ignore_ascii_case("basic") {
+            let decoded = String::from_utf8(STANDARD.decode(credential.trim()).ok()?).ok()?;
+            decoded.split_once(':').map(|(_, password)| password.to_owned())
+        } else {
+            None
+        }
+    });
+    keys.chain(authorizations).collect()
+}
+
+/// Lets a request in whose token is one of the session's, without that token, and cuts it when the access ends.
+pub(crate) async fn admit(State(session): State<Arc<Session>>, mut request: Request, next: Next) -> Response {
+    let area = Area::of(request.uri().path());
+    if session.ended.is_cancelled() {
+        return ended().in_area(area);
+    }
+    let Some(role) = session.role(request.headers()) else {
+        let shown = !presented(request.headers()).is_empty();
+        tracing::info!(session = %session.fence, ?area, shown, "a request without a valid token was refused");
+        return unauthorised(shown).in_area(area);
+    };
+    for name in [AUTHORIZATION, PROXY_AUTHORIZATION, COOKIE] {
+        request.headers_mut().remove(name);
+    }
+    request.headers_mut().remove(API_KEY);
+    request.extensions_mut().insert(role);
+    tokio::select! {
+        biased;
+        () = session.ended.cancelled() => ended().in_area(area),
+        response = next.run(request) => response,
+    }
+}
+
+/// `/session/…` is the runner's alone.
+pub(crate) async fn runner_only(request: Request, next: Next) -> Response {
+    only(Role::Runner, Area::Session, request, next).await
+}
+
+/// `/model/…` is the agent's alone.
+pub(crate) async fn agent_only(request: Request, next: Next) -> Response {
+    only(Role::Agent, Area::Model, request, next).await
+}
+
+async fn only(role: Role, area: Area, request: Request, next: Next) -> Response {
+    if request.extensions().get::<Role>() == Some(&role) {
+        next.run(request).await
+    } else {
+        wrong_role().in_area(area)
+    }
+}
+
+pub(crate) fn wrong_role() -> Refusal {
+    Refusal::forbidden("gateway.token_not_allowed", "fabrica: this token does not open this part of the gateway")
+}
+
+fn unauthorised(shown: bool) -> Refusal {
+    let (code, detail) = if shown {
+        ("gateway.token_refused", "fabrica: the token is not, or no longer, one of this session")
+    } else {
+        ("gateway.token_missing", "fabrica: the request carries no session token")
+    };
+    Refusal::new(StatusCode::UNAUTHORIZED, code, detail)
+}
+
+fn ended() -> Refusal {
+    Refusal::new(StatusCode::UNAUTHORIZED, "gateway.token_revoked", "fabrica: the attempt's access has ended")
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn tokens_are_found_wherever_clients_put_them() {
+        let mut headers = HeaderMap::new();
+        headers.append(API_KEY, HeaderValue::from_static("key"));
+        headers.append(AUTHORIZATION, HeaderValue::from_static("BEARER bearer"));
+        headers.append(AUTHORIZATION, HeaderValue::from_static("Basic Z2l0OnBhc3M6d29yZA=="));
+        headers.append(AUTHORIZATION, HeaderValue::from_static("Digest x"));
+        headers.append(AUTHORIZATION, HeaderValue::from_static("Basic ???"));
+        headers.append(AUTHORIZATION, HeaderValue::from_bytes(b"Bearer \xff").unwrap());
+        assert_eq!(presented(&headers), ["key", "bearer", "pass:word"]);
+    }
+}

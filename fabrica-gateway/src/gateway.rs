@@ -1,0 +1,163 @@
+//! The gateway itself: which attempts have access, and their servers.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use fabrica_core::ids::{Fence, SessionId};
+use fabrica_core::ports::{Gateway, GatewayAccess, GatewayEndpoint, GatewayError};
+use tokio::net::UnixListener;
+use tokio::sync::Mutex;
+use tokio::task::JoinHandle;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::access::{Services, Session};
+use crate::client::{check_address, http_client};
+use crate::directory::Sockets;
+use crate::error::SetupError;
+use crate::listener::CuttableListener;
+use crate::options::{GatewayLimits, GatewayOptions};
+use crate::routes;
+
+/// How long `close` waits for the connections that it cut.
+const CLOSING: Duration = Duration::from_secs(2);
+
+/// The gateway on Unix sockets: one socket, in a directory of its own, for each attempt.
+///
+/// Dropping it ends all access. The directories stay then, so that another process can put its sockets in place for
+/// sandboxes that still run; [`close`](Gateway::close) removes them.
+#[derive(Debug)]
+pub struct UnixGateway {
+    sockets: Sockets,
+    limits: GatewayLimits,
+    services: Arc<Services>,
+    open: Mutex<HashMap<SessionId, Open>>,
+    /// Every attempt's token is a child of it.
+    ended: CancellationToken,
+    _end: DropGuard,
+}
+
+#[derive(Debug)]
+struct Open {
+    session: Arc<Session>,
+    directory: PathBuf,
+    server: JoinHandle<()>,
+}
+
+impl UnixGateway {
+    /// A gateway that lets nobody in yet. Nothing is made on disk before the first attempt.
+    ///
+    /// # Errors
+    ///
+    /// [`SetupError`] if the model API's address cannot be used, or the HTTP client cannot be made.
+    pub fn new(options: GatewayOptions) -> Result<Self, SetupError> {
+        check_address("model API's address", &options.model.base_url)?;
+        let client = http_client(&options.limits)?;
+        let ended = CancellationToken::new();
+        Ok(Self {
+            sockets: Sockets { parent: options.directory, owner: options.owner },
+            limits: options.limits,
+            services: Arc::new(Services { client, model: options.model, git: options.git }),
+            open: Mutex::default(),
+            _end: ended.clone().drop_guard(),
+            ended,
+        })
+    }
+
+    async fn listen(&self, directory: &Path) -> Result<UnixListener, GatewayError> {
+        let failed = |source| GatewayError { action: "listen in", directory: directory.to_owned(), source };
+        let (sockets, leaf) = (self.sockets.clone(), directory.to_owned());
+        let listener = tokio::task::spawn_blocking(move || sockets.listen(&leaf))
+            .await
+            .map_err(|error| failed(std::io::Error::other(error)))??;
+        UnixListener::from_std(listener).map_err(failed)
+    }
+
+    fn serve(&self, session: Arc<Session>, listener: UnixListener) -> JoinHandle<()> {
+        let ended = session.ended.clone();
+        let listener = CuttableListener::new(listener, self.limits.connections, ended.clone());
+        tokio::spawn(async move {
+            let fence = session.fence;
+            let server = axum::serve(listener, routes::router(session));
+            if let Err(error) = server.with_graceful_shutdown(ended.cancelled_owned()).await {
+                tracing::error!(session = %fence, %error, "the gateway's server failed");
+            }
+        })
+    }
+}
+
+impl Open {
+    /// Refuses the tokens and cuts the connections, then waits for them, but not for long.
+    async fn end(self) {
+        self.session.ended.cancel();
+        let abort = self.server.abort_handle();
+        match tokio::time::timeout(CLOSING, self.server).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!(session = %self.session.fence, %error, "the gateway's server ended badly"),
+            Err(_) => abort.abort(),
+        }
+    }
+}
+
+async fn remove(directory: PathBuf) -> Result<(), GatewayError> {
+    let named = directory.clone();
+    match tokio::task::spawn_blocking(move || Sockets::remove(&directory)).await {
+        Ok(removed) => removed,
+        Err(error) => {
+            Err(GatewayError { action: "remove", directory: named, source: std::io::Error::other(error) })
+        }
+    }
+}
+
+#[async_trait]
+impl Gateway for UnixGateway {
+    #[tracing::instrument(name = "gateway.access.open", skip_all, fields(session = %access.fence))]
+    async fn open(&self, access: GatewayAccess) -> Result<GatewayEndpoint, GatewayError> {
+        let mut open = self.open.lock().await;
+        let fence = access.fence;
+        let directory = self.sockets.leaf(fence);
+        if let Some(known) = open.get(&fence.session) {
+            if known.session.fence.attempt > fence.attempt {
+                let source = std::io::Error::other("a later attempt of the session has access");
+                return Err(GatewayError { action: "listen in", directory, source });
+            }
+            if known.session.answers(&access) && !known.server.is_finished() {
+                return Ok(GatewayEndpoint { directory });
+            }
+        }
+        if let Some(earlier) = open.remove(&fence.session) {
+            let old = earlier.directory.clone();
+            earlier.end().await;
+            if old != directory
+                && let Err(error) = remove(old).await
+            {
+                tracing::warn!(%error, "an earlier attempt's directory is left over");
+            }
+        }
+        let listener = self.listen(&directory).await?;
+        let session = Arc::new(Session::new(access, Arc::clone(&self.services), self.ended.child_token()));
+        let server = self.serve(Arc::clone(&session), listener);
+        open.insert(fence.session, Open { session, directory: directory.clone(), server });
+        Ok(GatewayEndpoint { directory })
+    }
+
+    #[tracing::instrument(name = "gateway.access.close", skip_all, fields(session = %fence))]
+    async fn close(&self, fence: Fence) -> Result<(), GatewayError> {
+        let mut open = self.open.lock().await;
+        if let Some(known) = open.remove(&fence.session) {
+            if known.session.fence.attempt > fence.attempt {
+                open.insert(fence.session, known);
+            } else if known.session.fence == fence {
+                known.end().await;
+            } else {
+                // An attempt that never had access is closed after an earlier one that still has: both are over.
+                let earlier = known.directory.clone();
+                known.end().await;
+                remove(earlier).await?;
+            }
+        }
+        remove(self.sockets.leaf(fence)).await
+    }
+}

@@ -1,0 +1,58 @@
+//! `PUT /session/artifacts/{name}`: a file of the session's.
+
+use std::sync::Arc;
+
+use axum::body::{Body, to_bytes};
+use axum::extract::{Path, State};
+use axum::response::{IntoResponse as _, Response};
+use fabrica_core::ports::store::MAX_ARTIFACT_BYTES;
+use http::StatusCode;
+
+use super::events::not_taken;
+use crate::access::Session;
+use crate::refusal::Refusal;
+
+/// The longest name.
+const MAX_NAME: usize = 100;
+
+pub(super) async fn store(State(session): State<Arc<Session>>, Path(name): Path<String>, body: Body) -> Response {
+    if !acceptable(&name) {
+        let detail = format!(
+            "an artifact's name has at most {MAX_NAME} letters, digits, `.`, `_` and `-`, and begins with a letter or digit"
+        );
+        return Refusal::new(StatusCode::BAD_REQUEST, "session.artifact_name", detail).into_problem();
+    }
+    let Ok(content) = to_bytes(body, MAX_ARTIFACT_BYTES).await else {
+        let detail = format!("the artifact is incomplete or has more than {MAX_ARTIFACT_BYTES} bytes");
+        return Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "session.artifact_too_large", detail).into_problem();
+    };
+    match session.sink.store_artifact(name, content.into()).await {
+        Ok(()) => StatusCode::NO_CONTENT.into_response(),
+        Err(error) => {
+            tracing::warn!(session = %session.fence, %error, "an artifact was not taken");
+            not_taken(&error).into_problem()
+        }
+    }
+}
+
+/// A name that is harmless as a file's name, in a URL and in a header.
+fn acceptable(name: &str) -> bool {
+    name.len() <= MAX_NAME
+        && name.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_could_be_more_than_a_name_are_refused() {
+        for good in ["transcript.jsonl", "a", "checkpoint_1-2.tar.gz"] {
+            assert!(acceptable(good), "{good}");
+        }
+        for bad in ["", ".", "..", ".git", "a/b", "../a", "a\\b", "a\0", "a b", "é", "a\r\n", &"a".repeat(101)] {
+            assert!(!acceptable(bad), "{bad:?}");
+        }
+    }
+}

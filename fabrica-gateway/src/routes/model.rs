@@ -1,0 +1,97 @@
+//! `POST /model/v1/messages` and `…/count_tokens`: the model API, with the credential added outside the sandbox.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::response::Response;
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, HeaderValue, StatusCode};
+use secrecy::{ExposeSecret as _, SecretString};
+use url::Url;
+
+use crate::access::Session;
+use crate::client::root_cause;
+use crate::headers::{from_model, passing, to_model};
+use crate::listener::until_ended;
+use crate::options::ModelCredential;
+use crate::refusal::{Area, Refusal};
+
+/// Streams the request to the model API and its answer back; neither is ever held as a whole.
+pub(super) async fn forward(State(session): State<Arc<Session>>, request: Request) -> Response {
+    let model = &session.services.model;
+    let mut headers = passing(request.headers(), to_model);
+    if let Err(refusal) = add_credential(&mut headers, &model.credential) {
+        return refusal.into_model_error(true);
+    }
+    let url = address(&model.base_url, request.uri().path(), request.uri().query());
+    let body = reqwest::Body::wrap_stream(request.into_body().into_data_stream());
+    match session.services.client.post(url).headers(headers).body(body).send().await {
+        Ok(answer) => pass_back(&session, answer),
+        Err(error) => {
+            let cause = root_cause(&error);
+            tracing::warn!(session = %session.fence, cause, "the model API cannot be reached");
+            let host = model.base_url.host_str().unwrap_or_default();
+            let detail = format!("fabrica: the model API at {host} cannot be reached: {cause}");
+            Refusal::new(StatusCode::BAD_GATEWAY, "model.unreachable", detail).into_model_error(false)
+        }
+    }
+}
+
+/// Whatever else the model API can do (files, batches, administration) could carry data out, or belongs to others.
+pub(super) async fn refuse() -> Response {
+    Refusal::forbidden("model.path_refused", "fabrica: the gateway serves POST /v1/messages and /v1/messages/count_tokens only")
+        .in_area(Area::Model)
+}
+
+/// `path` is one of the router's own, so it needs no check.
+fn address(base: &Url, path: &str, query: Option<&str>) -> Url {
+    let mut url = base.clone();
+    url.set_path(&format!("{}{path}", base.path().trim_end_matches('/')));
+    url.set_query(query);
+    url
+}
+
+fn add_credential(headers: &mut HeaderMap, credential: &ModelCredential) -> Result<(), Refusal> {
+    let secret = |text: &str| {
+        let mut value = HeaderValue::from_str(text).map_err(|_| no_credential("cannot be sent in a header"))?;
+        value.set_sensitive(true);
+        Ok(value)
+    };
+    let bearer = |token: &SecretString| secret(&format!("Bearer {}", token.expose_secret()));
+    match credential {
+        ModelCredential::None => return Err(no_credential("is not configured")),
+        ModelCredential::ApiKey(key) => headers.insert("x-api-key", secret(key.expose_secret())?),
+        ModelCredential::Bearer(token) => headers.insert(AUTHORIZATION, bearer(token)?),
+    };
+    Ok(())
+}
+
+fn no_credential(problem: &str) -> Refusal {
+    let detail = format!("fabrica: the model API's credential {problem}");
+    Refusal::new(StatusCode::UNAUTHORIZED, "model.no_credential", detail)
+}
+
+fn pass_back(session: &Session, answer: reqwest::Response) -> Response {
+    let status = answer.status();
+    if !status.is_success() {
+        tracing::info!(session = %session.fence, status = status.as_u16(), "the model API refused a request");
+    }
+    let headers = passing(answer.headers(), from_model);
+    let mut response = Response::new(Body::from_stream(until_ended(answer.bytes_stream(), &session.ended)));
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_path_is_appended_to_the_base() {
+        let address = |base: &str, query| address(&Url::parse(base).unwrap(), "/v1/messages", query).to_string();
+        assert_eq!(address("https://api.example", Some("beta=true")), "https://api.example/v1/messages?beta=true");
+        assert_eq!(address("https://proxy.example/anthropic/", None), "https://proxy.example/anthropic/v1/messages");
+    }
+}

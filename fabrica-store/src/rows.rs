@@ -1,0 +1,258 @@
+//! Rows as both databases give them, and the way from there into the domain.
+
+use std::fmt::Display;
+
+use fabrica_core::ids::{AttemptNumber, MessageId, SessionId, SpecId, WorkerId};
+use fabrica_core::message::{Message, MessageContent, MessageKind};
+use fabrica_core::ports::StoreError;
+use fabrica_core::ports::store::{Claimed, StoredTranscript};
+use fabrica_core::protocol::{TranscriptEntry, Usage};
+use fabrica_core::session::{Session, Spec};
+use serde_json::{Map, Value};
+use sqlx::types::{Json, Uuid};
+
+use crate::values::Moment;
+
+/// The columns of [`SessionRow`], in both dialects.
+macro_rules! session_columns {
+    () => {
+        "s.id, s.status, s.repo_url, s.title, s.branch_name, s.pr_url, s.attempt, s.max_attempts, s.worker, \
+         s.cancel_requested, s.submitter, s.created_at, s.completed_at, s.input_tokens, s.output_tokens, \
+         s.cache_read_tokens, s.cache_write_tokens, s.cost_usd, s.turns"
+    };
+}
+pub(crate) use session_columns;
+
+#[derive(sqlx::FromRow)]
+pub(crate) struct SessionRow {
+    id: Uuid,
+    status: String,
+    repo_url: String,
+    title: Option<String>,
+    branch_name: Option<String>,
+    pr_url: Option<String>,
+    attempt: i32,
+    max_attempts: i32,
+    worker: Option<String>,
+    cancel_requested: bool,
+    submitter: Option<String>,
+    created_at: Moment,
+    completed_at: Option<Moment>,
+    #[sqlx(flatten)]
+    usage: UsageRow,
+}
+
+#[derive(sqlx::FromRow)]
+pub(crate) struct UsageRow {
+    input_tokens: i64,
+    output_tokens: i64,
+    cache_read_tokens: i64,
+    cache_write_tokens: i64,
+    cost_usd: f64,
+    turns: i64,
+}
+
+#[derive(sqlx::FromRow)]
+pub(crate) struct SpecRow {
+    spec_id: Uuid,
+    session_id: Uuid,
+    version: i32,
+    content: String,
+    spec_created_at: Moment,
+}
+
+#[derive(sqlx::FromRow)]
+pub(crate) struct ClaimedRow {
+    #[sqlx(flatten)]
+    session: SessionRow,
+    #[sqlx(flatten)]
+    spec: SpecRow,
+    unpublished: Option<Json<Value>>,
+}
+
+#[derive(sqlx::FromRow)]
+pub(crate) struct MessageRow {
+    id: Uuid,
+    session_id: Uuid,
+    seq: i64,
+    r#type: String,
+    content: Json<Value>,
+    created_at: Moment,
+    read_at: Option<Moment>,
+}
+
+#[derive(sqlx::FromRow)]
+pub(crate) struct TranscriptRow {
+    session_id: Uuid,
+    seq: i64,
+    attempt: i32,
+    at: Moment,
+    kind: String,
+    parent: Option<String>,
+    summary: String,
+    detail: Json<Value>,
+}
+
+fn broken(table: &'static str, id: impl Display, column: &str, reason: impl Display) -> StoreError {
+    StoreError::BrokenRow { table, id: id.to_string(), reason: format!("{column}: {reason}") }
+}
+
+fn number<N: TryFrom<V>, V: Copy + Display>(
+    table: &'static str,
+    id: impl Display,
+    column: &str,
+    value: V,
+) -> Result<N, StoreError> {
+    N::try_from(value).map_err(|_| broken(table, id, column, format_args!("{value} is out of range")))
+}
+
+impl UsageRow {
+    /// Negative numbers are nobody's usage.
+    pub(crate) fn usage(&self) -> Usage {
+        let count = |number: i64| u64::try_from(number).unwrap_or(0);
+        Usage {
+            input_tokens: count(self.input_tokens),
+            output_tokens: count(self.output_tokens),
+            cache_read_tokens: count(self.cache_read_tokens),
+            cache_write_tokens: count(self.cache_write_tokens),
+            cost_usd: self.cost_usd,
+            turns: u32::try_from(count(self.turns)).unwrap_or(u32::MAX),
+        }
+    }
+}
+
+impl TryFrom<SessionRow> for Session {
+    type Error = StoreError;
+
+    fn try_from(row: SessionRow) -> Result<Self, StoreError> {
+        let (table, id) = ("sessions", row.id);
+        Ok(Self {
+            id: SessionId::from_uuid(id),
+            status: row.status.parse().map_err(|error| broken(table, id, "status", error))?,
+            usage: row.usage.usage(),
+            repo_url: row.repo_url,
+            title: row.title,
+            branch_name: row.branch_name,
+            pr_url: row.pr_url,
+            attempt: AttemptNumber::new(number(table, id, "attempt", row.attempt)?),
+            worker: row.worker.map(WorkerId::new),
+            cancel_requested: row.cancel_requested,
+            submitter: row.submitter,
+            created_at: row.created_at.0,
+            completed_at: row.completed_at.map(|moment| moment.0),
+        })
+    }
+}
+
+impl TryFrom<SpecRow> for Spec {
+    type Error = StoreError;
+
+    fn try_from(row: SpecRow) -> Result<Self, StoreError> {
+        Ok(Self {
+            id: SpecId::from_uuid(row.spec_id),
+            session: SessionId::from_uuid(row.session_id),
+            version: number("specs", row.spec_id, "version", row.version)?,
+            content: row.content,
+            created_at: row.spec_created_at.0,
+        })
+    }
+}
+
+impl TryFrom<ClaimedRow> for Claimed {
+    type Error = StoreError;
+
+    fn try_from(row: ClaimedRow) -> Result<Self, StoreError> {
+        Ok(Self {
+            max_attempts: number("sessions", row.session.id, "max_attempts", row.session.max_attempts)?,
+            session: row.session.try_into()?,
+            spec: row.spec.try_into()?,
+            unpublished: row.unpublished.map(|json| json.0),
+        })
+    }
+}
+
+impl TryFrom<MessageRow> for Message {
+    type Error = StoreError;
+
+    fn try_from(row: MessageRow) -> Result<Self, StoreError> {
+        let mut content = message_content(row.content.0);
+        let kind = row.r#type.parse().unwrap_or_else(|_| {
+            content.metadata.insert("type".into(), row.r#type.into());
+            MessageKind::Progress
+        });
+        Ok(Self {
+            id: MessageId::from_uuid(row.id),
+            session: SessionId::from_uuid(row.session_id),
+            sequence: number("messages", row.id, "seq", row.seq)?,
+            kind,
+            content,
+            created_at: row.created_at.0,
+            read_at: row.read_at.map(|moment| moment.0),
+        })
+    }
+}
+
+/// Content of another shape, written by another program, is kept under `metadata.content`.
+fn message_content(value: Value) -> MessageContent {
+    let ours = value.as_object().is_some_and(|members| {
+        members.keys().all(|key| key == "message" || key == "metadata")
+            && members.get("message").is_none_or(Value::is_string)
+            && members.get("metadata").is_none_or(Value::is_object)
+    });
+    if ours && let Ok(content) = serde_json::from_value(value.clone()) {
+        return content;
+    }
+    // A sentence for people is one, whatever stands beside it.
+    let sentence = match &value {
+        Value::String(text) => text.clone(),
+        other => other.get("message").and_then(Value::as_str).unwrap_or_default().to_owned(),
+    };
+    MessageContent { message: sentence, metadata: Map::from_iter([("content".to_owned(), value)]) }
+}
+
+impl TryFrom<TranscriptRow> for StoredTranscript {
+    type Error = StoreError;
+
+    fn try_from(row: TranscriptRow) -> Result<Self, StoreError> {
+        let id = format_args!("{}/{}", row.session_id, row.seq).to_string();
+        let Value::Object(detail) = row.detail.0 else {
+            return Err(broken("transcript", id, "detail", "it is no object"));
+        };
+        Ok(Self {
+            sequence: number("transcript", &id, "seq", row.seq)?,
+            attempt: AttemptNumber::new(number("transcript", &id, "attempt", row.attempt)?),
+            at: row.at.0,
+            entry: TranscriptEntry { kind: row.kind, parent: row.parent, summary: row.summary, detail },
+        })
+    }
+}
+
+/// All rows, or the first broken one.
+pub(crate) fn all<T, Row: TryInto<T, Error = StoreError>>(rows: Vec<Row>) -> Result<Vec<T>, StoreError> {
+    rows.into_iter().map(TryInto::try_into).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn foreign_content_is_kept_whole() {
+        let ours = json!({"message": "hello", "metadata": {"code": "x"}});
+        assert_eq!(message_content(ours), MessageContent::text("hello").with("code", "x"));
+        assert_eq!(message_content(json!({})), MessageContent::text(""));
+        for (foreign, sentence) in [
+            (json!("just text"), "just text"),
+            (json!([1, 2]), ""),
+            (json!(null), ""),
+            (json!({"message": "hello", "percent": 5}), "hello"),
+            (json!({"message": {"text": "hello"}}), ""),
+            (json!({"message": "hello", "metadata": [1]}), "hello"),
+        ] {
+            let expected = MessageContent::text(sentence).with("content", foreign.clone());
+            assert_eq!(message_content(foreign), expected);
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! The Claude Code CLI, headless. Why each flag is there: what a repository says about the agent's settings must
+//! never take effect, nobody watches, and the gateway is the only place to talk to.
+
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+
+use fabrica_core::failure::{Failure, MAX_DIAGNOSIS_LINES};
+use fabrica_core::protocol::Job;
+use tokio::io::{AsyncRead, AsyncWriteExt as _};
+use tokio::process::{ChildStdin, Command};
+use tokio_util::sync::CancellationToken;
+
+use super::not_started;
+use super::stream::Stream;
+use crate::commands::Commands;
+use crate::environment::Environment;
+use crate::process::{Lines, unless_quiet};
+use crate::text::{Tail, lossy};
+
+/// The program.
+const PROGRAM: &str = "claude";
+/// How long a line of its stream may be: a file that it reads stands in one.
+const MAX_LINE: usize = 8 * 1024 * 1024;
+/// No trailer of its own in commits.
+const SETTINGS: &str = r#"{"attribution":{"commit":"","pr":""}}"#;
+
+/// One run of the agent.
+#[derive(Debug)]
+pub(crate) struct Claude<'a> {
+    pub(crate) commands: &'a Commands,
+    pub(crate) environment: &'a Environment,
+    pub(crate) job: &'a Job,
+    pub(crate) model_address: &'a str,
+}
+
+impl Claude<'_> {
+    /// Lets it work to its end.
+    pub(crate) async fn work(&self) -> Result<String, Failure> {
+        let instructions = self.environment.scratch().join("instructions.md");
+        std::fs::write(&instructions, briefing(self.job))
+            .map_err(|error| not_started(PROGRAM, &std::io::Error::other(error)))?;
+        let mut command = self.command(&instructions);
+        let mut process = self
+            .commands
+            .processes
+            .spawn(&mut command)
+            .map_err(|error| not_started(PROGRAM, &error))?;
+        let pipes = (process.child.stdin.take(), process.child.stdout.take(), process.child.stderr.take());
+        let exited = CancellationToken::new();
+        let end = async {
+            let end = self.commands.end(&mut process).await;
+            // What it left running would hold its output open.
+            process.kill_group();
+            exited.cancel();
+            end
+        };
+        let (end, (), stream, tail) = tokio::join!(
+            end,
+            feed(pipes.0, &self.job.task),
+            self.follow(pipes.1, &exited),
+            last_lines(pipes.2, &exited)
+        );
+        let (status, stopped): (ExitStatus, Option<Failure>) = end?;
+        match stopped {
+            Some(failure) => Err(failure),
+            None => stream.outcome(status, tail.into_lines()),
+        }
+    }
+
+    fn command(&self, instructions: &Path) -> Command {
+        let mut command = self.commands.program(PROGRAM);
+        command
+            .env("ANTHROPIC_BASE_URL", format!("{}/model", self.model_address))
+            .env("ANTHROPIC_AUTH_TOKEN", self.environment.agent_token.expose())
+            .env("CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC", "1")
+            .env("DISABLE_AUTOUPDATER", "1")
+            .env("CLAUDE_CONFIG_DIR", self.environment.agent_config())
+            // The repository's CLAUDE.md counts, its settings do not.
+            .env("CLAUDE_CODE_ADDITIONAL_DIRECTORIES_CLAUDE_MD", "1")
+            .args(["-p", "--output-format", "stream-json", "--verbose", "--dangerously-skip-permissions"])
+            .arg("--add-dir")
+            .arg(&self.commands.directory)
+            .args(["--setting-sources", "user", "--strict-mcp-config", "--settings", SETTINGS])
+            .arg("--append-system-prompt-file")
+            .arg(instructions)
+            .arg("--session-id")
+            .arg(self.job.session.to_string())
+            .stdin(Stdio::piped());
+        if rustix::process::getuid().is_root() {
+            // As root it works in a sandbox only; this is one.
+            command.env("IS_SANDBOX", "1");
+        }
+        if let Some(turns) = self.job.turns {
+            command.arg("--max-turns").arg(turns.to_string());
+        }
+        if let Some(cost) = self.job.cost_usd {
+            command.arg("--max-budget-usd").arg(cost.to_string());
+        }
+        if let Some(model) = &self.job.model {
+            command.arg(format!("--model={model}"));
+        }
+        command
+    }
+
+    async fn follow<R: AsyncRead + Unpin>(&self, pipe: Option<R>, exited: &CancellationToken) -> Stream {
+        let mut stream = Stream::new(&self.commands.directory);
+        let Some(pipe) = pipe else { return stream };
+        let mut lines = Lines::new(pipe, MAX_LINE);
+        while let Some(line) = unless_quiet(async { lines.next().await.ok().flatten() }, exited).await {
+            for event in stream.line(&line) {
+                self.commands.reporter.report(event).await;
+            }
+        }
+        stream
+    }
+
+    /// Where it keeps the whole conversation, once it has begun.
+    pub(crate) fn transcript(environment: &Environment, job: &Job) -> Option<PathBuf> {
+        let name = format!("{}.jsonl", job.session);
+        let projects = std::fs::read_dir(environment.agent_config().join("projects")).ok()?;
+        projects.flatten().map(|project| project.path().join(&name)).find(|path| path.is_file())
+    }
+}
+
+/// What the agent has to know about its situation.
+fn briefing(job: &Job) -> String {
+    let mut text = format!(
+        "You work in a sandbox of Fabrica, on the git branch `{}` of the repository in the current directory. \
+         Nobody is watching and nobody can answer questions: decide yourself, and say in your last message what you \
+         decided and why.\n\n\
+         - Do the whole task. Keep to the conventions of the repository.\n\
+         - Commit your work with clear messages, in the present branch. Do not push, and do not open a pull request: \
+         Fabrica does both when you are done.\n\
+         - There is no network except through what is already configured.\n",
+        job.branch
+    );
+    if !job.verify.is_empty() {
+        text.push_str("- When you are done, these commands are run in the repository, and all of them must pass:\n");
+        for command in &job.verify {
+            text.push_str("  - `");
+            text.push_str(command);
+            text.push_str("`\n");
+        }
+    }
+    text.push_str("- End with a short summary of what you changed, for the description of the pull request.\n");
+    text
+}
+
+/// An end of the agent before it has read all is told by its stream.
+async fn feed(pipe: Option<ChildStdin>, task: &str) {
+    if let Some(mut pipe) = pipe {
+        let _ = pipe.write_all(task.as_bytes()).await;
+        let _ = pipe.shutdown().await;
+    }
+}
+
+async fn last_lines<R: AsyncRead + Unpin>(pipe: Option<R>, exited: &CancellationToken) -> Tail {
+    let mut tail = Tail::new(MAX_DIAGNOSIS_LINES);
+    let Some(pipe) = pipe else { return tail };
+    let mut lines = Lines::new(pipe, 16 * 1024);
+    while let Some(line) = unless_quiet(async { lines.next().await.ok().flatten() }, exited).await {
+        tail.push(&lossy(&line.bytes));
+    }
+    tail
+}

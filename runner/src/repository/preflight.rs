@@ -1,0 +1,101 @@
+//! Whether the repository can be reached, asked before git is: the gateway's refusals carry a code.
+
+use std::time::Duration;
+
+use fabrica_core::failure::Failure;
+use tokio::time::sleep;
+
+use crate::gateway::{Gateway, GatewayError, Service};
+
+/// How often a repository that cannot be reached is asked for.
+const TRIES: u32 = 4;
+/// The pause after the first try; it doubles.
+const PAUSE: Duration = Duration::from_millis(500);
+/// The longest pause while the gateway itself is away.
+const LONGEST_PAUSE: Duration = Duration::from_secs(3);
+
+/// Asks for the repository. A gateway that is away is waited for; a host that is away is asked a few times.
+pub(crate) async fn preflight(gateway: &Gateway, service: Service) -> Result<(), Failure> {
+    let mut pause = PAUSE;
+    let mut tries = 0;
+    loop {
+        match gateway.advertisement(service).await {
+            Ok(()) => return Ok(()),
+            Err(GatewayError::Away(_)) => {}
+            Err(error) => {
+                let failure = failure(&error, service);
+                tries += 1;
+                if !failure.retryable || tries == TRIES {
+                    return Err(failure);
+                }
+            }
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+fn failure(error: &GatewayError, service: Service) -> Failure {
+    let GatewayError::Refused { status, code, text } = error else {
+        return Failure::new("repository.unreachable", error.to_string(), advice("repository.unreachable"))
+            .retryable();
+    };
+    let code = code.clone().unwrap_or_else(|| by_status(status.as_u16(), service).to_owned());
+    let cause = match text.lines().find(|line| !line.trim().is_empty()) {
+        Some(line) => line.to_owned(),
+        None => format!("the request for the repository was answered with {status}"),
+    };
+    let failure = Failure::new(code.clone(), cause, advice(&code)).with_diagnosis(text.lines());
+    if status.is_server_error() || status.as_u16() == 429 { failure.retryable() } else { failure }
+}
+
+fn by_status(status: u16, service: Service) -> &'static str {
+    match (status, service) {
+        (401 | 403, Service::ReceivePack) => "push.denied",
+        (401 | 403, Service::UploadPack) => "repository.denied",
+        (404 | 410, _) => "repository.not_found",
+        _ => "repository.unreachable",
+    }
+}
+
+fn advice(code: &str) -> &'static str {
+    match code {
+        "repository.not_found" => {
+            "Check the address in the plan's `repo`; a private repository looks the same to a token that may not see it."
+        }
+        "repository.denied" => "Give Fabrica's git token the right to read this repository.",
+        "push.denied" => "Give Fabrica's git token the right to push branches to this repository.",
+        "repository.unreachable" => "Check that the machine that runs Fabrica reaches the git host, then run the plan again.",
+        _ => "Read the cause; then correct the plan or Fabrica's settings and run the plan again.",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use reqwest::StatusCode;
+
+    use super::*;
+
+    fn refused(status: u16, code: Option<&str>, text: &str) -> GatewayError {
+        let status = StatusCode::from_u16(status).unwrap();
+        GatewayError::Refused { status, code: code.map(str::to_owned), text: text.to_owned() }
+    }
+
+    #[test]
+    fn the_gateways_code_and_words_are_handed_on() {
+        let error = refused(404, Some("repository.not_found"), "acme/gone does not exist\n");
+        let told = failure(&error, Service::UploadPack);
+        assert_eq!((told.code.as_str(), told.cause.as_str()), ("repository.not_found", "acme/gone does not exist"));
+        assert!(told.advice.contains("`repo`") && !told.retryable);
+    }
+
+    #[test]
+    fn without_a_code_the_status_says_what_it_is() {
+        let code = |status, service| failure(&refused(status, None, ""), service).code;
+        assert_eq!(code(401, Service::UploadPack), "repository.denied");
+        assert_eq!(code(403, Service::ReceivePack), "push.denied");
+        assert_eq!(code(404, Service::UploadPack), "repository.not_found");
+        let away = failure(&refused(502, None, ""), Service::UploadPack);
+        assert!(away.code == "repository.unreachable" && away.retryable && away.cause.contains("502"));
+    }
+}
