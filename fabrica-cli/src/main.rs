@@ -16,9 +16,9 @@ use clap::Parser as _;
 #[tokio::main(worker_threads = 2)]
 async fn main() -> ExitCode {
     let cli = cli::Cli::parse();
-    cli::init_tracing(cli.global.verbose);
     let ui = ui::Ui::of_process(cli.global.plain);
-    let code = match cli.run(&ui).await {
+    cli::init_tracing(cli.global.verbose, ui.rich);
+    let code = match cli.run(ui).await {
         Ok(exit) => exit,
         Err(problem) => {
             ui.problem(&problem);

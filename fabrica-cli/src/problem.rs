@@ -26,7 +26,13 @@ pub(crate) struct Problem {
 
 impl Problem {
     pub(crate) fn new(exit: Exit, code: &str, message: impl Into<String>) -> Self {
-        Self { code: code.into(), message: message.into(), diagnosis: Vec::new(), hint: None, exit }
+        Self {
+            code: code.into(),
+            message: message.into(),
+            diagnosis: Vec::new(),
+            hint: None,
+            exit,
+        }
     }
 
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
@@ -51,7 +57,9 @@ impl Problem {
     }
 
     fn of_failure(exit: Exit, failure: Failure) -> Self {
-        Self::new(exit, &failure.code, failure.cause).hint(failure.advice).diagnosis(failure.diagnosis)
+        Self::new(exit, &failure.code, failure.cause)
+            .hint(failure.advice)
+            .diagnosis(failure.diagnosis)
     }
 }
 
@@ -63,14 +71,22 @@ impl From<AssemblyError> for Problem {
 
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
-        let exit = if error.retryable() { Exit::UNAVAILABLE } else { Exit::Failure };
+        let exit = if error.retryable() {
+            Exit::UNAVAILABLE
+        } else {
+            Exit::Failure
+        };
         AssemblyError::Database(error).into_problem(exit)
     }
 }
 
 impl From<RuntimeError> for Problem {
     fn from(error: RuntimeError) -> Self {
-        let exit = if matches!(error, RuntimeError::Unavailable { .. }) { Exit::UNAVAILABLE } else { Exit::Failure };
+        let exit = if matches!(error, RuntimeError::Unavailable { .. }) {
+            Exit::UNAVAILABLE
+        } else {
+            Exit::Failure
+        };
         Self::of_failure(exit, error.failure())
     }
 }
@@ -86,14 +102,18 @@ impl From<SubmitError> for Problem {
         match error {
             SubmitError::Plan(error) => error.into(),
             SubmitError::Store(error) => error.into(),
-            other => Self::new(Exit::Usage, other.code(), other.to_string()).hint("mend the plan and run it again"),
+            other => {
+                Self::new(Exit::Usage, other.code(), other.to_string()).hint("mend the plan and run it again")
+            }
         }
     }
 }
 
 impl From<RehearsalError> for Problem {
     fn from(error: RehearsalError) -> Self {
-        let cause = std::error::Error::source(&error).map(|source| format!(": {source}")).unwrap_or_default();
+        let cause = std::error::Error::source(&error)
+            .map(|source| format!(": {source}"))
+            .unwrap_or_default();
         Self::new(Exit::Failure, "demo.stand_in", format!("{error}{cause}"))
             .hint("the demonstration needs git and free ports on 127.0.0.1")
     }

@@ -93,7 +93,11 @@ impl Session {
 
 /// The tokens that a request shows: as a bearer, as an API key, as the password of git.
 fn presented(headers: &HeaderMap) -> Vec<String> {
-    let keys = headers.get_all(API_KEY).iter().filter_map(|value| value.to_str().ok()).map(str::to_owned);
+    let keys = headers
+        .get_all(API_KEY)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .map(str::to_owned);
     let authorizations = headers.get_all(AUTHORIZATION).iter().filter_map(|value| {
         let (scheme, credential) = value.to_str().ok()?.split_once(' ')?;
         if scheme.eq_ignore_ascii_case("bearer") {
@@ -150,20 +154,33 @@ async fn only(role: Role, area: Area, request: Request, next: Next) -> Response 
 }
 
 pub(crate) fn wrong_role() -> Refusal {
-    Refusal::forbidden("gateway.token_not_allowed", "fabrica: this token does not open this part of the gateway")
+    Refusal::forbidden(
+        "gateway.token_not_allowed",
+        "fabrica: this token does not open this part of the gateway",
+    )
 }
 
 fn unauthorised(shown: bool) -> Refusal {
     let (code, detail) = if shown {
-        ("gateway.token_refused", "fabrica: the token is not, or no longer, one of this session")
+        (
+            "gateway.token_refused",
+            "fabrica: the token is not, or no longer, one of this session",
+        )
     } else {
-        ("gateway.token_missing", "fabrica: the request carries no session token")
+        (
+            "gateway.token_missing",
+            "fabrica: the request carries no session token",
+        )
     };
     Refusal::new(StatusCode::UNAUTHORIZED, code, detail)
 }
 
 fn ended() -> Refusal {
-    Refusal::new(StatusCode::UNAUTHORIZED, "gateway.token_revoked", "fabrica: the attempt's access has ended")
+    Refusal::new(
+        StatusCode::UNAUTHORIZED,
+        "gateway.token_revoked",
+        "fabrica: the attempt's access has ended",
+    )
 }
 
 #[cfg(test)]
@@ -177,7 +194,10 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.append(API_KEY, HeaderValue::from_static("key"));
         headers.append(AUTHORIZATION, HeaderValue::from_static("BEARER bearer"));
-        headers.append(AUTHORIZATION, HeaderValue::from_static("Basic Z2l0OnBhc3M6d29yZA=="));
+        headers.append(
+            AUTHORIZATION,
+            HeaderValue::from_static("Basic Z2l0OnBhc3M6d29yZA=="),
+        );
         headers.append(AUTHORIZATION, HeaderValue::from_static("Digest x"));
         headers.append(AUTHORIZATION, HeaderValue::from_static("Basic ???"));
         headers.append(AUTHORIZATION, HeaderValue::from_bytes(b"Bearer \xff").unwrap());

@@ -42,7 +42,11 @@ pub(crate) fn check_address(what: &'static str, url: &Url) -> Result<(), SetupEr
     let _ = shown.set_password(None);
     let _ = shown.set_username("");
     shown.set_query(None);
-    Err(SetupError::Address { what, url: shown.to_string(), reason })
+    Err(SetupError::Address {
+        what,
+        url: shown.to_string(),
+        reason,
+    })
 }
 
 /// The innermost cause of a failed request, in a line without its address.

@@ -27,18 +27,29 @@ impl Sockets {
     /// is bounded, and the number of the attempt.
     pub(crate) fn leaf(&self, fence: Fence) -> PathBuf {
         let digits = fence.session.as_uuid().simple().to_string();
-        self.parent.join(format!("{}{}-{}", &digits[..8], &digits[24..], fence.attempt))
+        self.parent
+            .join(format!("{}{}-{}", &digits[..8], &digits[24..], fence.attempt))
     }
 
     /// Makes the directory if it is missing and listens in it. A socket that is there, of a process that crashed or
     /// stopped, is replaced; the directory is kept, since a sandbox that still runs has mounted it.
     pub(crate) fn listen(&self, leaf: &Path) -> Result<UnixListener, GatewayError> {
-        let failed = |action| move |source| GatewayError { action, directory: leaf.to_owned(), source };
+        let failed = |action| {
+            move |source| GatewayError {
+                action,
+                directory: leaf.to_owned(),
+                source,
+            }
+        };
         let socket = leaf.join(GATEWAY_SOCKET);
         let length = socket.as_os_str().len();
         if length > LONGEST_SOCKET_PATH {
-            let reason = format!("the socket's path would have {length} bytes, at most {LONGEST_SOCKET_PATH} fit");
-            return Err(failed("listen in")(io::Error::new(io::ErrorKind::InvalidInput, reason)));
+            let reason =
+                format!("the socket's path would have {length} bytes, at most {LONGEST_SOCKET_PATH} fit");
+            return Err(failed("listen in")(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                reason,
+            )));
         }
         self.make_parent().map_err(failed("create"))?;
         make_directory(leaf, 0o711).map_err(failed("create"))?;
@@ -49,15 +60,20 @@ impl Sockets {
     /// Removes the directory of an attempt with all that is in it.
     pub(crate) fn remove(leaf: &Path) -> Result<(), GatewayError> {
         match fs::remove_dir_all(leaf) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                Err(GatewayError { action: "remove", directory: leaf.to_owned(), source })
-            }
+            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(GatewayError {
+                action: "remove",
+                directory: leaf.to_owned(),
+                source,
+            }),
             _ => Ok(()),
         }
     }
 
     fn make_parent(&self) -> io::Result<()> {
-        DirBuilder::new().recursive(true).mode(0o700).create(&self.parent)?;
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.parent)?;
         // The sockets are open to every user, so that a sandbox's user can connect: this directory keeps others out.
         // It is not closed here, since it may be one that the operator shares with something else.
         let mode = fs::metadata(&self.parent)?.permissions().mode() & 0o777;
@@ -97,7 +113,10 @@ fn make_directory(path: &Path, mode: u32) -> io::Result<()> {
         _ => {}
     }
     if !fs::symlink_metadata(path)?.is_dir() {
-        return Err(io::Error::new(io::ErrorKind::AlreadyExists, "something that is no directory is in its place"));
+        return Err(io::Error::new(
+            io::ErrorKind::AlreadyExists,
+            "something that is no directory is in its place",
+        ));
     }
     // After the umask had its say.
     fs::set_permissions(path, Permissions::from_mode(mode))

@@ -57,9 +57,16 @@ impl UnixGateway {
         let client = http_client(&options.limits)?;
         let ended = CancellationToken::new();
         Ok(Self {
-            sockets: Sockets { parent: options.directory, owner: options.owner },
+            sockets: Sockets {
+                parent: options.directory,
+                owner: options.owner,
+            },
             limits: options.limits,
-            services: Arc::new(Services { client, model: options.model, git: options.git }),
+            services: Arc::new(Services {
+                client,
+                model: options.model,
+                git: options.git,
+            }),
             open: Mutex::default(),
             _end: ended.clone().drop_guard(),
             ended,
@@ -67,7 +74,11 @@ impl UnixGateway {
     }
 
     async fn listen(&self, directory: &Path) -> Result<UnixListener, GatewayError> {
-        let failed = |source| GatewayError { action: "listen in", directory: directory.to_owned(), source };
+        let failed = |source| GatewayError {
+            action: "listen in",
+            directory: directory.to_owned(),
+            source,
+        };
         let (sockets, leaf) = (self.sockets.clone(), directory.to_owned());
         let listener = tokio::task::spawn_blocking(move || sockets.listen(&leaf))
             .await
@@ -95,7 +106,9 @@ impl Open {
         let abort = self.server.abort_handle();
         match tokio::time::timeout(CLOSING, self.server).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::error!(session = %self.session.fence, %error, "the gateway's server ended badly"),
+            Ok(Err(error)) => {
+                tracing::error!(session = %self.session.fence, %error, "the gateway's server ended badly");
+            }
             Err(_) => abort.abort(),
         }
     }
@@ -105,9 +118,11 @@ async fn remove(directory: PathBuf) -> Result<(), GatewayError> {
     let named = directory.clone();
     match tokio::task::spawn_blocking(move || Sockets::remove(&directory)).await {
         Ok(removed) => removed,
-        Err(error) => {
-            Err(GatewayError { action: "remove", directory: named, source: std::io::Error::other(error) })
-        }
+        Err(error) => Err(GatewayError {
+            action: "remove",
+            directory: named,
+            source: std::io::Error::other(error),
+        }),
     }
 }
 
@@ -121,7 +136,11 @@ impl Gateway for UnixGateway {
         if let Some(known) = open.get(&fence.session) {
             if known.session.fence.attempt > fence.attempt {
                 let source = std::io::Error::other("a later attempt of the session has access");
-                return Err(GatewayError { action: "listen in", directory, source });
+                return Err(GatewayError {
+                    action: "listen in",
+                    directory,
+                    source,
+                });
             }
             if known.session.answers(&access) && !known.server.is_finished() {
                 return Ok(GatewayEndpoint { directory });
@@ -137,9 +156,20 @@ impl Gateway for UnixGateway {
             }
         }
         let listener = self.listen(&directory).await?;
-        let session = Arc::new(Session::new(access, Arc::clone(&self.services), self.ended.child_token()));
+        let session = Arc::new(Session::new(
+            access,
+            Arc::clone(&self.services),
+            self.ended.child_token(),
+        ));
         let server = self.serve(Arc::clone(&session), listener);
-        open.insert(fence.session, Open { session, directory: directory.clone(), server });
+        open.insert(
+            fence.session,
+            Open {
+                session,
+                directory: directory.clone(),
+                server,
+            },
+        );
         Ok(GatewayEndpoint { directory })
     }
 

@@ -44,13 +44,22 @@ pub(crate) fn from_model(name: &str) -> bool {
 pub(crate) fn to_code_host(name: &str) -> bool {
     matches!(
         name,
-        "accept" | "accept-encoding" | "content-encoding" | "content-length" | "content-type" | "git-protocol" | "user-agent"
+        "accept"
+            | "accept-encoding"
+            | "content-encoding"
+            | "content-length"
+            | "content-type"
+            | "git-protocol"
+            | "user-agent"
     )
 }
 
 /// What a code host may answer.
 pub(crate) fn from_code_host(name: &str) -> bool {
-    matches!(name, "cache-control" | "content-encoding" | "content-length" | "content-type" | "expires" | "pragma")
+    matches!(
+        name,
+        "cache-control" | "content-encoding" | "content-length" | "content-type" | "expires" | "pragma"
+    )
 }
 
 /// The headers that a list lets pass.

@@ -1,1 +1,69 @@
-//! Being written.
+//! The gateway: the sandbox's only way out, and the forges.
+//!
+//! A sandbox has no network. Its attempt gets a directory with one Unix socket, [`UnixGateway`] listens there, and
+//! whatever the sandbox wants from outside goes through it: its reports to the orchestrator, the model API, git. The
+//! sandbox holds two tokens that are worth nothing elsewhere and end with the attempt; the gateway takes them away and
+//! adds the real credentials on the way out. Requests and answers are streamed, never logged.
+//!
+//! ```
+//! use fabrica_core::ports::Gateway;
+//! use fabrica_gateway::{
+//!     GatewayLimits, GatewayOptions, GitCredential, GitCredentials, ModelCredential, ModelUpstream, UnixGateway,
+//! };
+//! use secrecy::SecretString;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let gateway = UnixGateway::new(GatewayOptions {
+//!     directory: "/run/fabrica/gateway".into(),
+//!     owner: None,
+//!     model: ModelUpstream {
+//!         base_url: "https://api.anthropic.com".parse()?,
+//!         credential: ModelCredential::ApiKey(SecretString::from("the operator's key")),
+//!     },
+//!     git: GitCredentials::new()
+//!         .with("github.com", GitCredential::token(SecretString::from("the operator's token"))),
+//!     limits: GatewayLimits::default(),
+//! })?;
+//! // The orchestrator opens it for each attempt, and closes it afterwards.
+//! let _port: &dyn Gateway = &gateway;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Routes
+//!
+//! | route | token | |
+//! |---|---|---|
+//! | `GET /session/job` | runner | the [`Job`](fabrica_core::protocol::Job) |
+//! | `POST /session/events` | runner | newline-delimited [`Envelope`](fabrica_core::protocol::Envelope)s |
+//! | `PUT /session/artifacts/{name}` | runner | a file of the session's |
+//! | `POST /model/v1/messages`, `…/count_tokens` | agent | the model API |
+//! | `/git/repository.git`, fetching | either | the plan's repository |
+//! | `/git/repository.git`, pushing | runner | the session's branch and `refs/fabrica/<session id>/…` |
+//!
+//! A token is shown as a bearer, as `x-api-key`, or as the password of Basic authentication. Every refusal names its
+//! stable code in the header `x-fabrica-code`; `/session` and `/model` answer with a problem document, `/git` with text
+//! that git prints.
+//!
+//! # Pull requests
+//!
+//! [`forges`] opens them, outside of every sandbox.
+
+mod access;
+mod client;
+mod directory;
+mod error;
+pub mod forges;
+mod gateway;
+mod git;
+mod headers;
+mod listener;
+mod options;
+mod refusal;
+mod routes;
+
+pub use error::SetupError;
+pub use gateway::UnixGateway;
+pub use options::{
+    GatewayLimits, GatewayOptions, GitCredential, GitCredentials, ModelCredential, ModelUpstream,
+};

@@ -28,7 +28,11 @@ pub(crate) struct CuttableListener {
 
 impl CuttableListener {
     pub(crate) fn new(inner: UnixListener, connections: usize, ended: CancellationToken) -> Self {
-        Self { inner, permits: Arc::new(Semaphore::new(connections.max(1))), ended }
+        Self {
+            inner,
+            permits: Arc::new(Semaphore::new(connections.max(1))),
+            ended,
+        }
     }
 }
 
@@ -46,7 +50,14 @@ impl Listener for CuttableListener {
             match self.inner.accept().await {
                 Ok((io, address)) => {
                     let ended = Box::pin(self.ended.clone().cancelled_owned());
-                    return (CuttableStream { io, ended, _permit: permit }, address);
+                    return (
+                        CuttableStream {
+                            io,
+                            ended,
+                            _permit: permit,
+                        },
+                        address,
+                    );
                 }
                 Err(error) => {
                     tracing::warn!(%error, "the gateway cannot accept a connection");
@@ -79,19 +90,29 @@ impl CuttableStream {
 
 impl fmt::Debug for CuttableStream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CuttableStream").field("io", &self.io).finish_non_exhaustive()
+        f.debug_struct("CuttableStream")
+            .field("io", &self.io)
+            .finish_non_exhaustive()
     }
 }
 
 impl AsyncRead for CuttableStream {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         self.check(context)?;
         Pin::new(&mut self.io).poll_read(context, buffer)
     }
 }
 
 impl AsyncWrite for CuttableStream {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<io::Result<usize>> {
         self.check(context)?;
         Pin::new(&mut self.io).poll_write(context, data)
     }
@@ -132,7 +153,10 @@ where
     stream
         .map_err(io::Error::other)
         .take_until(ended.clone().cancelled_owned())
-        .chain(stream::once(future::ready(())).filter_map(move |()| future::ready(last.is_cancelled().then(|| Err(cut())))))
+        .chain(
+            stream::once(future::ready(()))
+                .filter_map(move |()| future::ready(last.is_cancelled().then(|| Err(cut())))),
+        )
 }
 
 fn cut() -> io::Error {

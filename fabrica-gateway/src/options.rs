@@ -66,7 +66,10 @@ pub struct GitCredential {
 impl GitCredential {
     /// A forge's token, with the user name that GitHub documents and that Gitea, Forgejo and GitLab take as well.
     pub fn token(secret: SecretString) -> Self {
-        Self { username: "x-access-token".to_owned(), secret }
+        Self {
+            username: "x-access-token".to_owned(),
+            secret,
+        }
     }
 }
 
@@ -79,7 +82,8 @@ impl GitCredentials {
     /// The same, with one more host. `authority` is `host` or `host:port`, as in the repository's URL.
     #[must_use]
     pub fn with(mut self, authority: impl Into<String>, credential: GitCredential) -> Self {
-        self.by_authority.insert(authority.into().to_ascii_lowercase(), credential);
+        self.by_authority
+            .insert(authority.into().to_ascii_lowercase(), credential);
         self
     }
 
@@ -106,7 +110,7 @@ impl Default for GatewayLimits {
         Self {
             connections: 128,
             connect_timeout: Duration::from_secs(10),
-            idle_timeout: Duration::from_secs(600),
+            idle_timeout: Duration::from_mins(10),
         }
     }
 }
@@ -118,8 +122,10 @@ mod tests {
     #[test]
     fn a_credential_belongs_to_one_authority_and_is_never_shown() {
         let canary = "canary-git-secret";
-        let credentials = GitCredentials::new()
-            .with("Git.Example.com:8443", GitCredential::token(SecretString::from(canary)));
+        let credentials = GitCredentials::new().with(
+            "Git.Example.com:8443",
+            GitCredential::token(SecretString::from(canary)),
+        );
         assert!(credentials.get("git.example.com:8443").is_some());
         assert!(credentials.get("git.example.com").is_none());
         assert!(credentials.get("evil.example").is_none());

@@ -42,7 +42,13 @@ impl Area {
 
 impl Refusal {
     pub(crate) fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, code, detail: detail.into(), retry_after: None, expected: None }
+        Self {
+            status,
+            code,
+            detail: detail.into(),
+            retry_after: None,
+            expected: None,
+        }
     }
 
     pub(crate) fn forbidden(code: &'static str, detail: impl Into<String>) -> Self {
@@ -80,7 +86,11 @@ impl Refusal {
         if let Some(error) = error {
             problem["error"] = error;
         }
-        self.respond("application/problem+json", problem.to_string(), self.retry_after.is_none())
+        self.respond(
+            "application/problem+json",
+            problem.to_string(),
+            self.retry_after.is_none(),
+        )
     }
 
     /// An error in the model API's own shape, which its clients show. `final_` tells them not to try again.

@@ -2,14 +2,14 @@
 
 use std::io::{self, Write};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
+use fabrica_core::ports::RuntimeError;
 use fabrica_core::ports::runtime::{ImageProgress, ProgressSink};
-use futures::Stream;
-use futures::StreamExt as _;
 use futures::stream::{self, BoxStream};
+use futures::{Stream, StreamExt as _, TryStreamExt as _};
 use tokio::io::AsyncReadExt as _;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -18,18 +18,66 @@ const CHUNK: usize = 256 * 1024;
 /// Progress is told so often.
 const STEP: u64 = 16 * 1024 * 1024;
 
-pub(crate) type Chunks = BoxStream<'static, io::Result<Bytes>>;
+/// Bytes on their way, and whether it was reading them that failed: to the engine's client that looks like a broken
+/// connection.
+pub(crate) struct Upload {
+    pub(crate) chunks: BoxStream<'static, io::Result<Bytes>>,
+    failure: Arc<OnceLock<String>>,
+}
+
+/// Why the bytes could not be read, once they were to be.
+#[derive(Debug, Clone)]
+pub(crate) struct ReadFailure(Arc<OnceLock<String>>);
+
+impl ReadFailure {
+    /// The failure to make the image if that was the reason, else what the engine's client said.
+    pub(crate) fn or(&self, reference: &str, error: RuntimeError) -> RuntimeError {
+        match self.0.get() {
+            Some(reason) => RuntimeError::BuildFailed {
+                reference: reference.to_owned(),
+                reason: reason.clone(),
+            },
+            None => error,
+        }
+    }
+}
+
+impl Upload {
+    fn new(path: &Path, chunks: impl Stream<Item = io::Result<Bytes>> + Send + 'static) -> Self {
+        let failure = Arc::new(OnceLock::new());
+        let (seen, path) = (Arc::clone(&failure), path.to_owned());
+        let chunks = chunks.inspect_err(move |error| {
+            // The first one counts.
+            let _ = seen.set(format!("cannot read {}: {error}", path.display()));
+        });
+        Self {
+            chunks: chunks.boxed(),
+            failure,
+        }
+    }
+
+    pub(crate) fn failure(&self) -> ReadFailure {
+        ReadFailure(Arc::clone(&self.failure))
+    }
+}
 
 /// The bytes of a file; each 16 MiB are told.
-pub(crate) async fn file(path: &Path, progress: &ProgressSink) -> io::Result<Chunks> {
-    let file = tokio::fs::File::open(path).await?;
-    let total = file.metadata().await?.len();
-    let chunks = stream::try_unfold(file, |mut file| async move {
+pub(crate) fn file(path: &Path, progress: &ProgressSink) -> Upload {
+    let (place, progress) = (path.to_owned(), Arc::clone(progress));
+    let opened = async move {
+        let file = tokio::fs::File::open(place).await?;
+        let total = file.metadata().await?.len();
+        Ok::<_, io::Error>(told(chunks(file), total, progress))
+    };
+    Upload::new(path, stream::once(opened).try_flatten())
+}
+
+fn chunks(file: tokio::fs::File) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
+    stream::try_unfold(file, |mut file| async move {
         let mut buffer = Vec::with_capacity(CHUNK);
         let read = (&mut file).take(CHUNK as u64).read_to_end(&mut buffer).await?;
         Ok((read > 0).then(|| (Bytes::from(buffer), file)))
-    });
-    Ok(told(chunks, total, Arc::clone(progress)).boxed())
+    })
 }
 
 fn told(
@@ -43,29 +91,35 @@ fn told(
         let before = done.fetch_add(length, Ordering::Relaxed);
         let now = before + length;
         if now / STEP > before / STEP || now == total {
-            progress(ImageProgress { message: "sending the archive".to_owned(), bytes: Some((now, total)) });
+            progress(ImageProgress {
+                message: "sending the archive".to_owned(),
+                bytes: Some((now, total)),
+            });
         }
     })
 }
 
 /// A tar archive of a directory's contents, made while it is read. A file that cannot be read ends the stream with
 /// an error, so that no engine takes a part for the whole.
-pub(crate) fn directory(path: &Path) -> Chunks {
+pub(crate) fn directory(path: &Path) -> Upload {
     let (sender, receiver) = mpsc::channel(8);
-    let path = path.to_owned();
+    let place = path.to_owned();
     let writer = tokio::task::spawn_blocking(move || {
         let errors = sender.clone();
         let mut builder = tar::Builder::new(io::BufWriter::with_capacity(CHUNK, ChannelWriter { sender }));
         builder.follow_symlinks(false);
-        let written = builder.append_dir_all(".", &path).and_then(|()| builder.into_inner()?.flush());
+        let written = builder
+            .append_dir_all(".", &place)
+            .and_then(|()| builder.into_inner()?.flush());
         if let Err(error) = written {
             // The reader may be gone; then nobody wants to know.
             let _ = errors.blocking_send(Err(error));
         }
     });
     // The channel closes when the writer ends; a writer that panicked is an error of the stream.
-    let end = stream::once(writer).filter_map(async |ended| ended.err().map(|error| Err(io::Error::other(error))));
-    ReceiverStream::new(receiver).chain(end).boxed()
+    let end =
+        stream::once(writer).filter_map(async |ended| ended.err().map(|error| Err(io::Error::other(error))));
+    Upload::new(path, ReceiverStream::new(receiver).chain(end))
 }
 
 struct ChannelWriter {
@@ -97,7 +151,10 @@ impl LastWords {
     /// Tells each line, and keeps the last.
     pub(crate) fn say(&mut self, text: &str, bytes: Option<(u64, u64)>, progress: &ProgressSink) {
         for line in text.lines().map(str::trim_end).filter(|line| !line.is_empty()) {
-            progress(ImageProgress { message: line.to_owned(), bytes });
+            progress(ImageProgress {
+                message: line.to_owned(),
+                bytes,
+            });
             if bytes.is_none() {
                 self.lines.push_back(line.to_owned());
             }
@@ -119,8 +176,6 @@ impl LastWords {
 
 #[cfg(test)]
 mod tests {
-    use futures::TryStreamExt as _;
-
     use super::*;
 
     fn silent() -> ProgressSink {
@@ -133,18 +188,40 @@ mod tests {
         std::fs::create_dir(directory.path().join("sub")).unwrap();
         std::fs::write(directory.path().join("sub/file"), vec![7; 1 << 20]).unwrap();
         std::os::unix::fs::symlink("/nowhere", directory.path().join("link")).unwrap();
-        let bytes = super::directory(directory.path()).try_collect::<Vec<_>>().await.unwrap().concat();
+        let bytes = super::directory(directory.path())
+            .chunks
+            .try_collect::<Vec<_>>()
+            .await
+            .unwrap()
+            .concat();
         let mut archive = tar::Archive::new(&bytes[..]);
-        let mut names: Vec<_> =
-            archive.entries().unwrap().map(|entry| entry.unwrap().path().unwrap().into_owned()).collect();
+        let mut names: Vec<_> = archive
+            .entries()
+            .unwrap()
+            .map(|entry| entry.unwrap().path().unwrap().into_owned())
+            .collect();
         names.sort();
         let expected = ["", "link", "sub", "sub/file"].map(std::path::PathBuf::from);
-        assert_eq!(names.iter().map(|name| name.strip_prefix(".").unwrap_or(name)).collect::<Vec<_>>(), expected);
+        assert_eq!(
+            names
+                .iter()
+                .map(|name| name.strip_prefix(".").unwrap_or(name))
+                .collect::<Vec<_>>(),
+            expected
+        );
     }
 
     #[tokio::test(flavor = "multi_thread")]
     async fn a_directory_that_is_missing_is_an_error_of_the_stream() {
-        assert!(directory(Path::new("/nonexistent")).try_collect::<Vec<_>>().await.is_err());
+        let upload = directory(Path::new("/nonexistent"));
+        let failure = upload.failure();
+        assert!(upload.chunks.try_collect::<Vec<_>>().await.is_err());
+        let other = RuntimeError::ImageMissing {
+            reference: String::new(),
+            reason: String::new(),
+        };
+        let error = failure.or("image", other).to_string();
+        assert!(error.contains("cannot read /nonexistent: "), "{error}");
     }
 
     #[tokio::test]
@@ -153,7 +230,11 @@ mod tests {
         std::fs::write(file.path(), vec![1; 3 * CHUNK + 5]).unwrap();
         let (sender, told) = std::sync::mpsc::channel();
         let progress: ProgressSink = Arc::new(move |step: ImageProgress| sender.send(step.bytes).unwrap());
-        let chunks = super::file(file.path(), &progress).await.unwrap().try_collect::<Vec<_>>().await.unwrap();
+        let chunks = super::file(file.path(), &progress)
+            .chunks
+            .try_collect::<Vec<_>>()
+            .await
+            .unwrap();
         let total = 3 * CHUNK + 5;
         assert_eq!(chunks.concat().len(), total);
         assert_eq!(told.try_iter().last(), Some(Some((total as u64, total as u64))));

@@ -33,7 +33,10 @@ pub(crate) struct Inspected {
 
 /// What holds a container in: in the same words for both engines, so that one function checks it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-#[expect(clippy::struct_excessive_bools, reason = "each is one fact of an inspection, not a state")]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is one fact of an inspection, not a state"
+)]
 pub(crate) struct Terms {
     pub(crate) memory: i64,
     pub(crate) nano_cpus: i64,
@@ -105,7 +108,8 @@ pub(crate) trait Engine: Debug + Send + Sync + 'static {
     /// The volume's labels, if it is there.
     async fn volume(&self, name: &str) -> Result<Option<BTreeMap<String, String>>, RuntimeError>;
 
-    async fn create_volume(&self, name: &str, labels: &BTreeMap<String, String>) -> Result<(), RuntimeError>;
+    /// Creates the workspace's volume, with the container's name.
+    async fn create_volume(&self, plan: &Creation<'_>) -> Result<(), RuntimeError>;
 
     /// Removes a volume; one that is gone is fine.
     async fn delete_volume(&self, name: &str) -> Result<(), RuntimeError>;
@@ -123,7 +127,12 @@ pub(crate) trait Engine: Debug + Send + Sync + 'static {
     /// Pulls; what goes wrong is the reason.
     async fn pull(&self, reference: &str, progress: &ProgressSink) -> Result<(), RuntimeError>;
 
-    async fn import(&self, archive: &Path, reference: &str, progress: &ProgressSink) -> Result<(), RuntimeError>;
+    async fn import(
+        &self,
+        archive: &Path,
+        reference: &str,
+        progress: &ProgressSink,
+    ) -> Result<(), RuntimeError>;
 
     async fn build(&self, request: &BuildRequest, progress: &ProgressSink) -> Result<(), RuntimeError>;
 }
@@ -152,14 +161,19 @@ pub(crate) fn user(spec: &ContainerSpec) -> String {
     format!("{}:{}", spec.user.0, spec.user.1)
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "a number of processors times 10⁹ is far below 2⁶³")]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "a number of processors times 10⁹ is far below 2⁶³"
+)]
 pub(crate) fn nano_cpus(cpus: f64) -> i64 {
     (cpus * 1e9).round() as i64
 }
 
 /// The options of a memory file system: executable, and writable for every user, since inside there is only one.
 pub(crate) fn tmpfs_options(size: u64) -> Vec<String> {
-    let mut options: Vec<String> = ["rw", "exec", "nosuid", "nodev", "mode=1777"].map(str::to_owned).into();
+    let mut options: Vec<String> = ["rw", "exec", "nosuid", "nodev", "mode=1777"]
+        .map(str::to_owned)
+        .into();
     options.push(format!("size={size}"));
     options
 }

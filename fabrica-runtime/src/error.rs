@@ -20,7 +20,11 @@ impl fmt::Display for EngineName {
 
 impl EngineName {
     pub(crate) fn unavailable(&self, message: impl Into<String>, source: Option<Source>) -> RuntimeError {
-        RuntimeError::Unavailable { engine: self.to_string(), message: message.into(), source }
+        RuntimeError::Unavailable {
+            engine: self.to_string(),
+            message: message.into(),
+            source,
+        }
     }
 
     /// For a client's error: the message is the innermost cause, which is the one that tells something.
@@ -29,7 +33,13 @@ impl EngineName {
     }
 
     pub(crate) fn silent(&self, action: &str, patience: Duration) -> RuntimeError {
-        self.unavailable(format!("no answer within {} s when asked to {action}", patience.as_secs_f32()), None)
+        self.unavailable(
+            format!(
+                "no answer within {} s when asked to {action}",
+                patience.as_secs_f32()
+            ),
+            None,
+        )
     }
 
     pub(crate) fn garbage(&self, error: impl std::error::Error + Send + Sync + 'static) -> RuntimeError {
@@ -39,7 +49,12 @@ impl EngineName {
         )
     }
 
-    pub(crate) fn denied(&self, action: &str, message: impl Into<String>, source: Option<Source>) -> RuntimeError {
+    pub(crate) fn denied(
+        &self,
+        action: &str,
+        message: impl Into<String>,
+        source: Option<Source>,
+    ) -> RuntimeError {
         RuntimeError::Denied {
             engine: self.to_string(),
             action: action.to_owned(),
@@ -49,7 +64,10 @@ impl EngineName {
     }
 
     pub(crate) fn unsupported(&self, capability: impl Into<String>) -> RuntimeError {
-        RuntimeError::Unsupported { engine: self.to_string(), capability: capability.into() }
+        RuntimeError::Unsupported {
+            engine: self.to_string(),
+            capability: capability.into(),
+        }
     }
 }
 
@@ -67,10 +85,16 @@ mod tests {
 
     #[test]
     fn an_error_names_the_engine_its_address_and_the_innermost_cause() {
-        let engine = EngineName { kind: "docker", address: "unix:///run/x.sock".to_owned() };
+        let engine = EngineName {
+            kind: "docker",
+            address: "unix:///run/x.sock".to_owned(),
+        };
         let inner = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
         let error = engine.unreachable(std::io::Error::other(inner));
-        assert_eq!(error.to_string(), "docker at unix:///run/x.sock does not answer: connection refused");
+        assert_eq!(
+            error.to_string(),
+            "docker at unix:///run/x.sock does not answer: connection refused"
+        );
         assert!(error.retryable());
     }
 }

@@ -19,7 +19,11 @@ pub(crate) struct Tail {
 
 impl Tail {
     pub(crate) fn new(most: usize) -> Self {
-        Self { lines: VecDeque::new(), most, open: [Vec::new(), Vec::new()] }
+        Self {
+            lines: VecDeque::new(),
+            most,
+            open: [Vec::new(), Vec::new()],
+        }
     }
 
     /// Bytes of standard output, or of standard error.
@@ -67,7 +71,9 @@ impl Demultiplexer {
     pub(crate) fn push(&mut self, bytes: &[u8], tail: &mut Tail) {
         self.buffer.extend_from_slice(bytes);
         while let [stream, a, b, c, length @ ..] = &self.buffer[..] {
-            let Some(length) = length.first_chunk::<4>() else { return };
+            let Some(length) = length.first_chunk::<4>() else {
+                return;
+            };
             let length = usize::try_from(u32::from_be_bytes(*length)).unwrap_or(usize::MAX);
             if *stream > 2 || [*a, *b, *c] != [0; 3] || length > LONGEST_FRAME {
                 let rest = self.buffer.split();
@@ -119,11 +125,17 @@ mod tests {
     #[test]
     fn garbage_is_text() {
         assert_eq!(lines(&[b"panic: out of cheese\n"], 9), ["panic: out of cheese"]);
-        assert_eq!(lines(&[&[1, 0, 0, 0, 255, 255, 255, 255, b'x', b'\n']], 9).len(), 1);
+        assert_eq!(
+            lines(&[&[1, 0, 0, 0, 255, 255, 255, 255, b'x', b'\n']], 9).len(),
+            1
+        );
     }
 
     #[test]
     fn a_long_line_is_cut() {
-        assert_eq!(lines(&[&frame(1, &vec![b'x'; 1 << 20])], 9)[0].len(), LONGEST_LINE);
+        assert_eq!(
+            lines(&[&frame(1, &vec![b'x'; 1 << 20])], 9)[0].len(),
+            LONGEST_LINE
+        );
     }
 }

@@ -3,9 +3,7 @@
 /// Whether an engine would take it as the name of a container or a volume.
 pub(crate) fn is_container(name: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
-    (1..=128).contains(&name.len())
-        && name.as_bytes()[0].is_ascii_alphanumeric()
-        && name.bytes().all(allowed)
+    (1..=128).contains(&name.len()) && name.as_bytes()[0].is_ascii_alphanumeric() && name.bytes().all(allowed)
 }
 
 /// Whether it may be an image's name, tag, digest or id. The engine decides the rest.
@@ -44,6 +42,9 @@ mod tests {
     #[test]
     fn a_port_is_not_a_tag() {
         assert_eq!(split_tag("fabrica/agent:1"), ("fabrica/agent", "1"));
-        assert_eq!(split_tag("registry:5000/agent"), ("registry:5000/agent", "latest"));
+        assert_eq!(
+            split_tag("registry:5000/agent"),
+            ("registry:5000/agent", "latest")
+        );
     }
 }

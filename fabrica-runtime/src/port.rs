@@ -29,7 +29,11 @@ macro_rules! implement_port {
                 self.0.remove(name).await
             }
 
-            async fn log_tail(&self, name: &ContainerName, lines: usize) -> Result<Vec<String>, RuntimeError> {
+            async fn log_tail(
+                &self,
+                name: &ContainerName,
+                lines: usize,
+            ) -> Result<Vec<String>, RuntimeError> {
                 self.0.log_tail(name, lines).await
             }
 

@@ -35,31 +35,55 @@ pub(crate) fn weakness(spec: &ContainerSpec, terms: &Terms) -> Option<String> {
     hardening(spec, terms)
         .map(str::to_owned)
         .or_else(|| mounts(spec, terms))
-        .or_else(|| if spec.allow_unenforced_limits { None } else { limits(spec, terms).map(str::to_owned) })
+        .or_else(|| {
+            if spec.allow_unenforced_limits {
+                None
+            } else {
+                limits(spec, terms).map(str::to_owned)
+            }
+        })
 }
 
 fn hardening(spec: &ContainerSpec, terms: &Terms) -> Option<&'static str> {
     let promises = [
-        (!terms.privileged && terms.no_capabilities, "a container without capabilities"),
+        (
+            !terms.privileged && terms.no_capabilities,
+            "a container without capabilities",
+        ),
         (terms.no_new_privileges, "no-new-privileges"),
         (!terms.seccomp_off, "the seccomp profile"),
         (terms.read_only_root, "a read-only root"),
         (terms.network == "none", "a container without network"),
-        (terms.host_namespaces.is_empty(), "namespaces of the container's own"),
+        (
+            terms.host_namespaces.is_empty(),
+            "namespaces of the container's own",
+        ),
         (terms.devices == 0, "a container without devices of the host"),
         (terms.user == user(spec), "the user"),
     ];
-    promises.into_iter().find_map(|(kept, promise)| (!kept).then_some(promise))
+    promises
+        .into_iter()
+        .find_map(|(kept, promise)| (!kept).then_some(promise))
 }
 
 fn limits(spec: &ContainerSpec, terms: &Terms) -> Option<&'static str> {
     let limits = spec.limits;
     let promises = [
-        (limits.memory.is_none_or(|bytes| terms.memory == signed(bytes)), MEMORY),
-        (limits.cpus.is_none_or(|cpus| near(terms.nano_cpus, nano_cpus(cpus))), CPUS),
+        (
+            limits.memory.is_none_or(|bytes| terms.memory == signed(bytes)),
+            MEMORY,
+        ),
+        (
+            limits
+                .cpus
+                .is_none_or(|cpus| near(terms.nano_cpus, nano_cpus(cpus))),
+            CPUS,
+        ),
         (limits.pids.is_none_or(|pids| terms.pids == i64::from(pids)), PIDS),
     ];
-    promises.into_iter().find_map(|(kept, promise)| (!kept).then_some(promise))
+    promises
+        .into_iter()
+        .find_map(|(kept, promise)| (!kept).then_some(promise))
 }
 
 /// An engine that counts in hundred-thousandths of a processor may round.
@@ -77,10 +101,18 @@ fn mounts(spec: &ContainerSpec, terms: &Terms) -> Option<String> {
     if !workspace {
         return Some(format!("the workspace at {}", spec.workspace));
     }
-    if let Some(bind) = spec.binds.iter().find(|bind| !terms.mounts.iter().any(|mount| is(mount, bind))) {
+    if let Some(bind) = spec
+        .binds
+        .iter()
+        .find(|bind| !terms.mounts.iter().any(|mount| is(mount, bind)))
+    {
         return Some(format!("the mount at {}", bind.container));
     }
-    if let Some(tmpfs) = spec.tmpfs.iter().find(|tmpfs| !terms.tmpfs.contains(&tmpfs.container)) {
+    if let Some(tmpfs) = spec
+        .tmpfs
+        .iter()
+        .find(|tmpfs| !terms.tmpfs.contains(&tmpfs.container))
+    {
         return Some(format!("the memory file system at {}", tmpfs.container));
     }
     let stranger = terms
@@ -114,13 +146,26 @@ mod tests {
             environment: BTreeMap::new(),
             user: (1000, 1000),
             working_directory: "/".to_owned(),
-            binds: vec![Bind { host: "/run/s".into(), container: "/run/fabrica".to_owned(), read_only: true }],
+            binds: vec![Bind {
+                host: "/run/s".into(),
+                container: "/run/fabrica".to_owned(),
+                read_only: true,
+            }],
             workspace: "/workspace".to_owned(),
-            tmpfs: vec![Tmpfs { container: "/tmp".to_owned(), size: 1 << 20 }],
-            limits: ResourceLimits { memory: Some(1 << 30), cpus: Some(1.5), pids: Some(64) },
+            tmpfs: vec![Tmpfs {
+                container: "/tmp".to_owned(),
+                size: 1 << 20,
+            }],
+            limits: ResourceLimits {
+                memory: Some(1 << 30),
+                cpus: Some(1.5),
+                pids: Some(64),
+            },
             allow_unenforced_limits: false,
         }
     }
+
+    type Break = fn(&mut Terms);
 
     fn kept() -> Terms {
         let mount = |kind, source: &str, destination: &str, writable| MountFact {
@@ -154,14 +199,17 @@ mod tests {
 
     #[test]
     fn every_hardening_promise_is_checked_even_if_unenforced_limits_are_allowed() {
-        let breaks: [(fn(&mut Terms), &str); 12] = [
+        let breaks: [(Break, &str); 12] = [
             (|t| t.privileged = true, "a container without capabilities"),
             (|t| t.no_capabilities = false, "a container without capabilities"),
             (|t| t.no_new_privileges = false, "no-new-privileges"),
             (|t| t.seccomp_off = true, "the seccomp profile"),
             (|t| t.read_only_root = false, "a read-only root"),
             (|t| t.network = "bridge".to_owned(), "a container without network"),
-            (|t| t.host_namespaces = vec!["pid"], "namespaces of the container's own"),
+            (
+                |t| t.host_namespaces = vec!["pid"],
+                "namespaces of the container's own",
+            ),
             (|t| t.devices = 1, "a container without devices of the host"),
             (|t| t.user = "0:0".to_owned(), "the user"),
             (|t| t.mounts[1].writable = true, "the mount at /run/fabrica"),
@@ -172,7 +220,10 @@ mod tests {
             let mut terms = kept();
             break_it(&mut terms);
             assert_eq!(weakness(&spec(), &terms).as_deref(), Some(promise));
-            let lenient = ContainerSpec { allow_unenforced_limits: true, ..spec() };
+            let lenient = ContainerSpec {
+                allow_unenforced_limits: true,
+                ..spec()
+            };
             assert_eq!(weakness(&lenient, &terms).as_deref(), Some(promise));
         }
     }
@@ -184,18 +235,27 @@ mod tests {
         extra.source = "/".to_owned();
         extra.destination = "/host".to_owned();
         terms.mounts.push(extra);
-        assert_eq!(weakness(&spec(), &terms).as_deref(), Some("a container without the host's /"));
+        assert_eq!(
+            weakness(&spec(), &terms).as_deref(),
+            Some("a container without the host's /")
+        );
     }
 
     #[test]
     fn a_limit_that_is_not_in_force_is_a_weakness_unless_that_is_allowed() {
-        let breaks: [(fn(&mut Terms), &str); 3] =
-            [(|t| t.memory = 0, MEMORY), (|t| t.nano_cpus = 0, CPUS), (|t| t.pids = 2048, PIDS)];
+        let breaks: [(Break, &str); 3] = [
+            (|t| t.memory = 0, MEMORY),
+            (|t| t.nano_cpus = 0, CPUS),
+            (|t| t.pids = 2048, PIDS),
+        ];
         for (break_it, promise) in breaks {
             let mut terms = kept();
             break_it(&mut terms);
             assert_eq!(weakness(&spec(), &terms).as_deref(), Some(promise));
-            let lenient = ContainerSpec { allow_unenforced_limits: true, ..spec() };
+            let lenient = ContainerSpec {
+                allow_unenforced_limits: true,
+                ..spec()
+            };
             assert_eq!(weakness(&lenient, &terms), None);
         }
     }
@@ -212,7 +272,14 @@ mod tests {
             pids_limit: true,
         };
         let (kept, missing) = enforceable(spec().limits, &none);
-        assert_eq!(kept, ResourceLimits { memory: None, cpus: None, pids: Some(64) });
+        assert_eq!(
+            kept,
+            ResourceLimits {
+                memory: None,
+                cpus: None,
+                pids: Some(64)
+            }
+        );
         assert_eq!(missing, Some(MEMORY));
     }
 }

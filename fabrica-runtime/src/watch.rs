@@ -69,7 +69,7 @@ impl<E: Engine> Watch<E> {
             }
             match self.wake().await {
                 Wake::Event(name) => self.ask(name).await,
-                Wake::Disconnected(error) => self.disconnected(error),
+                Wake::Disconnected(error) => self.disconnected(error.as_ref()),
                 Wake::Reconnect => self.events = Some(self.runtime.engine.events(&self.owner)),
                 Wake::List => self.list().await,
             }
@@ -113,8 +113,11 @@ impl<E: Engine> Watch<E> {
         }
     }
 
-    fn disconnected(&mut self, error: Option<RuntimeError>) {
-        debug!(error = error.as_ref().map(tracing::field::display), "the engine's events ended");
+    fn disconnected(&mut self, error: Option<&RuntimeError>) {
+        debug!(
+            error = error.map(tracing::field::display),
+            "the engine's events ended"
+        );
         self.events = None;
         self.reconnect = Instant::now() + self.pause;
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
@@ -133,8 +136,12 @@ impl<E: Engine> Watch<E> {
         let now: BTreeMap<_, _> = all.into_iter().map(|one| (one.name, one.observation)).collect();
         let gone = self.known.keys().filter(|name| !now.contains_key(*name));
         let gone = gone.map(|name| (name.clone(), Observation::Gone));
-        let all = gone.chain(now.iter().map(|(name, observation)| (name.clone(), observation.clone())));
-        self.ready.extend(all.map(|(name, observation)| ContainerChange { name, observation }));
+        let all = gone.chain(
+            now.iter()
+                .map(|(name, observation)| (name.clone(), observation.clone())),
+        );
+        self.ready
+            .extend(all.map(|(name, observation)| ContainerChange { name, observation }));
         self.known = now;
     }
 }

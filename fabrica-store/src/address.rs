@@ -46,7 +46,11 @@ impl FromStr for Address {
         if let Some(path) = text.strip_prefix("sqlite:") {
             let path = path.strip_prefix("//").unwrap_or(path);
             let file = !path.is_empty() && !path.starts_with(':');
-            return if file { Ok(Self::Sqlite(path.into())) } else { Err(InvalidAddress::NoFile) };
+            return if file {
+                Ok(Self::Sqlite(path.into()))
+            } else {
+                Err(InvalidAddress::NoFile)
+            };
         }
         match text.split_once("://") {
             Some(("postgres" | "postgresql", _)) => Ok(Self::Postgres(text.to_owned())),
@@ -65,7 +69,10 @@ mod tests {
     #[test]
     fn the_scheme_chooses_the_database() {
         let sqlite = |path: &str| Ok(Address::Sqlite(path.into()));
-        assert_eq!("sqlite:///var/lib/fabrica.db".parse(), sqlite("/var/lib/fabrica.db"));
+        assert_eq!(
+            "sqlite:///var/lib/fabrica.db".parse(),
+            sqlite("/var/lib/fabrica.db")
+        );
         assert_eq!("sqlite:fabrica.db".parse(), sqlite("fabrica.db"));
         assert_eq!("sqlite://fabrica.db".parse(), sqlite("fabrica.db"));
         assert_eq!(" ./fabrica.db\n".parse(), sqlite("./fabrica.db"));

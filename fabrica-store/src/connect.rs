@@ -104,7 +104,11 @@ impl ConnectError {
     }
 
     pub(crate) fn unreachable(place: &str, error: sqlx::Error) -> Self {
-        Self::Unreachable { place: place.into(), reason: error.to_string(), source: Some(Box::new(error)) }
+        Self::Unreachable {
+            place: place.into(),
+            reason: error.to_string(),
+            source: Some(Box::new(error)),
+        }
     }
 
     /// From the first connection to a server.
@@ -124,19 +128,31 @@ impl ConnectError {
         let place = place.to_owned();
         match error {
             MigrateError::VersionMissing(migration) => Self::Newer { place, migration },
-            MigrateError::Execute(error) if crate::error::is_transient(&error) => Self::unreachable(&place, error),
-            error => Self::Migration { place, reason: error.to_string(), source: Some(Box::new(error)) },
+            MigrateError::Execute(error) if crate::error::is_transient(&error) => {
+                Self::unreachable(&place, error)
+            }
+            error => Self::Migration {
+                place,
+                reason: error.to_string(),
+                source: Some(Box::new(error)),
+            },
         }
     }
 
     pub(crate) fn timed_out(place: &str) -> Self {
         let error = io::Error::from(io::ErrorKind::TimedOut);
-        Self::Unreachable { place: place.into(), reason: "nobody answered in time".into(), source: Some(Box::new(error)) }
+        Self::Unreachable {
+            place: place.into(),
+            reason: "nobody answered in time".into(),
+            source: Some(Box::new(error)),
+        }
     }
 }
 
 impl From<InvalidAddress> for ConnectError {
     fn from(error: InvalidAddress) -> Self {
-        Self::InvalidAddress { reason: error.to_string() }
+        Self::InvalidAddress {
+            reason: error.to_string(),
+        }
     }
 }

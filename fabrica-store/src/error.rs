@@ -3,13 +3,18 @@
 use fabrica_core::ports::StoreError;
 
 /// Maps an error of the driver.
-#[expect(clippy::needless_pass_by_value, reason = "for `map_err`")]
 pub(crate) fn database(error: sqlx::Error) -> StoreError {
     let message = error.to_string();
     if is_transient(&error) {
-        StoreError::Unavailable { message, source: Some(Box::new(error)) }
+        StoreError::Unavailable {
+            message,
+            source: Some(Box::new(error)),
+        }
     } else {
-        StoreError::Database { message, source: Some(Box::new(error)) }
+        StoreError::Database {
+            message,
+            source: Some(Box::new(error)),
+        }
     }
 }
 
@@ -36,7 +41,8 @@ fn is_transient_code(code: &str) -> bool {
             || code.starts_with("57P")
             || matches!(code, "40001" | "40P01" | "55P03");
     }
-    code.parse::<u32>().is_ok_and(|code| matches!(code & 0xff, 5 | 6 | 10 | 13))
+    code.parse::<u32>()
+        .is_ok_and(|code| matches!(code & 0xff, 5 | 6 | 10 | 13))
 }
 
 #[cfg(test)]
@@ -45,7 +51,9 @@ mod tests {
 
     #[test]
     fn what_passes_may_be_repeated() {
-        for code in ["08006", "40001", "40P01", "53300", "57P01", "5", "517", "261", "6", "13"] {
+        for code in [
+            "08006", "40001", "40P01", "53300", "57P01", "5", "517", "261", "6", "13",
+        ] {
             assert!(is_transient_code(code), "{code}");
         }
         for code in ["23505", "42P01", "22P05", "19", "2067", "1", "nonsense"] {

@@ -16,5 +16,7 @@ pub(crate) fn channel() -> broadcast::Sender<Notice> {
 
 /// A subscriber's stream; it ends with the last sender.
 pub(crate) fn stream(receiver: broadcast::Receiver<Notice>) -> BoxStream<'static, Notice> {
-    BroadcastStream::new(receiver).map(|notice| notice.unwrap_or(Notice::Missed)).boxed()
+    BroadcastStream::new(receiver)
+        .map(|notice| notice.unwrap_or(Notice::Missed))
+        .boxed()
 }

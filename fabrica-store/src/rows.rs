@@ -7,7 +7,8 @@ use fabrica_core::message::{Message, MessageContent, MessageKind};
 use fabrica_core::ports::StoreError;
 use fabrica_core::ports::store::{Claimed, StoredTranscript};
 use fabrica_core::protocol::{TranscriptEntry, Usage};
-use fabrica_core::session::{Session, Spec};
+use fabrica_core::secrets::TokenHash;
+use fabrica_core::session::{Session, SessionStatus, Spec};
 use serde_json::{Map, Value};
 use sqlx::types::{Json, Uuid};
 
@@ -94,7 +95,11 @@ pub(crate) struct TranscriptRow {
 }
 
 fn broken(table: &'static str, id: impl Display, column: &str, reason: impl Display) -> StoreError {
-    StoreError::BrokenRow { table, id: id.to_string(), reason: format!("{column}: {reason}") }
+    StoreError::BrokenRow {
+        table,
+        id: id.to_string(),
+        reason: format!("{column}: {reason}"),
+    }
 }
 
 fn number<N: TryFrom<V>, V: Copy + Display>(
@@ -128,7 +133,7 @@ impl TryFrom<SessionRow> for Session {
         let (table, id) = ("sessions", row.id);
         Ok(Self {
             id: SessionId::from_uuid(id),
-            status: row.status.parse().map_err(|error| broken(table, id, "status", error))?,
+            status: status(SessionId::from_uuid(id), &row.status)?,
             usage: row.usage.usage(),
             repo_url: row.repo_url,
             title: row.title,
@@ -163,7 +168,12 @@ impl TryFrom<ClaimedRow> for Claimed {
 
     fn try_from(row: ClaimedRow) -> Result<Self, StoreError> {
         Ok(Self {
-            max_attempts: number("sessions", row.session.id, "max_attempts", row.session.max_attempts)?,
+            max_attempts: number(
+                "sessions",
+                row.session.id,
+                "max_attempts",
+                row.session.max_attempts,
+            )?,
             session: row.session.try_into()?,
             spec: row.spec.try_into()?,
             unpublished: row.unpublished.map(|json| json.0),
@@ -205,9 +215,16 @@ fn message_content(value: Value) -> MessageContent {
     // A sentence for people is one, whatever stands beside it.
     let sentence = match &value {
         Value::String(text) => text.clone(),
-        other => other.get("message").and_then(Value::as_str).unwrap_or_default().to_owned(),
+        other => other
+            .get("message")
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_owned(),
     };
-    MessageContent { message: sentence, metadata: Map::from_iter([("content".to_owned(), value)]) }
+    MessageContent {
+        message: sentence,
+        metadata: Map::from_iter([("content".to_owned(), value)]),
+    }
 }
 
 impl TryFrom<TranscriptRow> for StoredTranscript {
@@ -222,9 +239,28 @@ impl TryFrom<TranscriptRow> for StoredTranscript {
             sequence: number("transcript", &id, "seq", row.seq)?,
             attempt: AttemptNumber::new(number("transcript", &id, "attempt", row.attempt)?),
             at: row.at.0,
-            entry: TranscriptEntry { kind: row.kind, parent: row.parent, summary: row.summary, detail },
+            entry: TranscriptEntry {
+                kind: row.kind,
+                parent: row.parent,
+                summary: row.summary,
+                detail,
+            },
         })
     }
+}
+
+/// A session's status, by its name.
+pub(crate) fn status(session: SessionId, name: &str) -> Result<SessionStatus, StoreError> {
+    name.parse()
+        .map_err(|error| broken("sessions", session, "status", error))
+}
+
+/// A token's hash, from its bytes.
+pub(crate) fn token_hash(name: &str, bytes: &[u8]) -> Result<TokenHash, StoreError> {
+    bytes
+        .try_into()
+        .map(TokenHash::from_bytes)
+        .map_err(|_| broken("tokens", name, "hash", "it has not 32 bytes"))
 }
 
 /// All rows, or the first broken one.
@@ -241,7 +277,10 @@ mod tests {
     #[test]
     fn foreign_content_is_kept_whole() {
         let ours = json!({"message": "hello", "metadata": {"code": "x"}});
-        assert_eq!(message_content(ours), MessageContent::text("hello").with("code", "x"));
+        assert_eq!(
+            message_content(ours),
+            MessageContent::text("hello").with("code", "x")
+        );
         assert_eq!(message_content(json!({})), MessageContent::text(""));
         for (foreign, sentence) in [
             (json!("just text"), "just text"),

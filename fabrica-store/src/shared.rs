@@ -19,13 +19,24 @@ fn message_id() -> MessageId {
 /// The message that tells why a claim ended the session.
 pub(crate) fn retirement(retired: Retired, attempts: u32) -> NewMessage {
     let content = MessageContent::failure(&retired.failure(attempts));
-    NewMessage { id: message_id(), kind: MessageKind::Error, content }
+    NewMessage {
+        id: message_id(),
+        kind: MessageKind::Error,
+        content,
+    }
 }
 
 /// The events after those that are stored; none of them may be missing.
-pub(crate) fn unstored(fence: Fence, stored: u64, events: Vec<EventRecord>) -> Result<Vec<EventRecord>, StoreError> {
+pub(crate) fn unstored(
+    fence: Fence,
+    stored: u64,
+    events: Vec<EventRecord>,
+) -> Result<Vec<EventRecord>, StoreError> {
     let new: Vec<_> = events.into_iter().filter(|event| event.event > stored).collect();
-    match (stored + 1..).zip(&new).find(|(expected, event)| *expected != event.event) {
+    match (stored + 1..)
+        .zip(&new)
+        .find(|(expected, event)| *expected != event.event)
+    {
         Some((expected, _)) => Err(StoreError::EventGap { fence, expected }),
         None => Ok(new),
     }
@@ -43,7 +54,13 @@ pub(crate) struct Batch {
 impl Batch {
     /// Of at least one event.
     pub(crate) fn of(events: Vec<EventRecord>, stored: u64, usage: Usage) -> Self {
-        let mut batch = Self { last_event: stored, messages: vec![], transcript: vec![], usage, result: None };
+        let mut batch = Self {
+            last_event: stored,
+            messages: vec![],
+            transcript: vec![],
+            usage,
+            result: None,
+        };
         for event in events {
             batch.last_event = event.event;
             batch.messages.extend(event.messages);
@@ -77,15 +94,26 @@ impl Ending {
             AttemptEnd::Cancelled => (SessionStatus::Cancelled, "cancelled", None, now),
             AttemptEnd::Escalated => (SessionStatus::Escalated, "escalated", None, now),
             AttemptEnd::Lost { .. } if !attempts_left => return Err(StoreError::NoAttemptsLeft(session)),
-            AttemptEnd::Lost { failure, delay } => {
-                (SessionStatus::Pending, "lost", Some(failure), if cancel_requested { now } else { delay })
-            }
+            AttemptEnd::Lost { failure, delay } => (
+                SessionStatus::Pending,
+                "lost",
+                Some(failure),
+                if cancel_requested { now } else { delay },
+            ),
         };
-        Ok(Self { status, outcome, failure, delay })
+        Ok(Self {
+            status,
+            outcome,
+            failure,
+            delay,
+        })
     }
 }
 
 /// What is said if a session's id comes again with another plan.
 pub(crate) fn other_plan(id: SessionId) -> StoreError {
-    StoreError::Database { message: format!("session {id} exists with another plan"), source: None }
+    StoreError::Database {
+        message: format!("session {id} exists with another plan"),
+        source: None,
+    }
 }

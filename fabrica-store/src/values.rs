@@ -44,13 +44,16 @@ impl<'r> Decode<'r, Sqlite> for Moment {
 }
 
 impl Encode<'_, Sqlite> for Moment {
-    fn encode_by_ref(&self, buffer: &mut <Sqlite as Database>::ArgumentBuffer) -> Result<IsNull, BoxDynError> {
+    fn encode_by_ref(
+        &self,
+        buffer: &mut <Sqlite as Database>::ArgumentBuffer,
+    ) -> Result<IsNull, BoxDynError> {
         <i64 as Encode<Sqlite>>::encode(self.0.timestamp_micros(), buffer)
     }
 }
 
 /// Ten years: longer than every lease and delay, and nowhere near the end of any calendar.
-const FOREVER: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+const FOREVER: Duration = Duration::from_hours(10 * 365 * 24);
 
 /// A duration in whole microseconds.
 pub(crate) fn microseconds(duration: Duration) -> i64 {
@@ -70,7 +73,14 @@ pub(crate) fn integer(number: u32) -> i32 {
 /// The sum, as far as the columns can hold it: what a sandbox reports must never make a write fail.
 pub(crate) fn plus(stored: Usage, more: Usage) -> Usage {
     let sum = stored.plus(more);
-    Usage { cost_usd: if sum.cost_usd.is_finite() { sum.cost_usd } else { stored.cost_usd }, ..sum }
+    Usage {
+        cost_usd: if sum.cost_usd.is_finite() {
+            sum.cost_usd
+        } else {
+            stored.cost_usd
+        },
+        ..sum
+    }
 }
 
 #[cfg(test)]
@@ -82,7 +92,10 @@ mod tests {
         assert_eq!(bigint(u64::MAX), i64::MAX);
         assert_eq!(microseconds(Duration::from_micros(7)), 7);
         assert!(microseconds(Duration::MAX) < i64::MAX / 2);
-        let cost = |cost_usd| Usage { cost_usd, ..Usage::default() };
+        let cost = |cost_usd| Usage {
+            cost_usd,
+            ..Usage::default()
+        };
         assert_eq!(plus(cost(1.0), cost(f64::NAN)), cost(1.0));
         assert_eq!(plus(cost(f64::MAX), cost(f64::MAX)), cost(f64::MAX));
     }

@@ -69,7 +69,13 @@ impl Commands {
         for (name, value) in git.credential(&environment.agent_token) {
             set(&name, value.as_ref());
         }
-        Self { processes, reporter, stop, directory: environment.repository(), variables }
+        Self {
+            processes,
+            reporter,
+            stop,
+            directory: environment.repository(),
+            variables,
+        }
     }
 
     /// A program in the repository.
@@ -87,7 +93,10 @@ impl Commands {
 
     /// Runs a program to its end and reports its output.
     pub(crate) async fn run(&self, step: &str, command: &mut Command) -> Result<Ended, Failure> {
-        let mut process = self.processes.spawn(command).map_err(|error| not_started(step, &error))?;
+        let mut process = self
+            .processes
+            .spawn(command)
+            .map_err(|error| not_started(step, &error))?;
         let (sender, receiver) = mpsc::channel(QUEUE);
         if let Some(pipe) = process.child.stdout.take() {
             tokio::spawn(pump(pipe, "stdout", MAX_LINE, sender.clone()));
@@ -142,7 +151,9 @@ impl Commands {
     pub(crate) async fn verify(&self, commands: &[String]) -> Result<Vec<Verification>, Failure> {
         let mut results = Vec::new();
         for line in commands {
-            self.reporter.progress("verify", format!("Verifying with {line}")).await;
+            self.reporter
+                .progress("verify", format!("Verifying with {line}"))
+                .await;
             let started = Instant::now();
             let ended = self.run("verify", self.program("sh").arg("-c").arg(line)).await?;
             let seconds = started.elapsed().as_secs_f64();
@@ -154,8 +165,15 @@ impl Commands {
                 )
                 .with_diagnosis(ended.tail));
             }
-            self.reporter.progress("verify", format!("{line} passed in {seconds:.1} s")).await;
-            results.push(Verification { command: line.clone(), passed: true, seconds, output: ended.tail });
+            self.reporter
+                .progress("verify", format!("{line} passed in {seconds:.1} s"))
+                .await;
+            results.push(Verification {
+                command: line.clone(),
+                passed: true,
+                seconds,
+                output: ended.tail,
+            });
         }
         Ok(results)
     }
@@ -188,13 +206,21 @@ async fn forward(
         gathered.start(line.stream);
         let until = Instant::now() + GATHER;
         let mut line = Some(line);
-        while let Some(OutputLine { stream, line: content }) = line.take() {
+        while let Some(OutputLine {
+            stream,
+            line: content,
+        }) = line.take()
+        {
             let text = match content.cut {
                 0 => lossy(&content.bytes),
                 cut => format!("{} … [{cut} bytes cut]", lossy(&content.bytes)),
             };
             tail.push(&text);
-            late += if exited.is_cancelled() { content.bytes.len() + 1 } else { 0 };
+            late += if exited.is_cancelled() {
+                content.bytes.len() + 1
+            } else {
+                0
+            };
             if stream != gathered.stream {
                 gathered.report(reporter, step).await;
                 gathered.start(stream);
@@ -237,11 +263,18 @@ impl Gathered {
     async fn report(&mut self, reporter: &Reporter, step: &str) {
         let lines = std::mem::take(&mut self.lines);
         self.bytes = 0;
-        let Some(last) = lines.iter().rev().filter_map(Value::as_str).find(|line| !line.trim().is_empty()) else {
+        let Some(last) = lines
+            .iter()
+            .rev()
+            .filter_map(Value::as_str)
+            .find(|line| !line.trim().is_empty())
+        else {
             if lines.is_empty() {
                 return;
             }
-            return reporter.report(output(step, self.stream, String::new(), lines)).await;
+            return reporter
+                .report(output(step, self.stream, String::new(), lines))
+                .await;
         };
         let summary = last.to_owned();
         reporter.report(output(step, self.stream, summary, lines)).await;
@@ -254,5 +287,10 @@ fn output(step: &str, stream: &str, summary: String, lines: Vec<Value>) -> Runne
         ("stream".to_owned(), json!(stream)),
         ("lines".to_owned(), Value::Array(lines)),
     ]);
-    RunnerEvent::Agent(TranscriptEntry { kind: "output".to_owned(), parent: None, summary, detail })
+    RunnerEvent::Agent(TranscriptEntry {
+        kind: "output".to_owned(),
+        parent: None,
+        summary,
+        detail,
+    })
 }

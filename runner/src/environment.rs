@@ -5,7 +5,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use fabrica_core::protocol::{
-    AGENT_TOKEN_VARIABLE, FORWARDER_ADDRESS, GATEWAY_DIRECTORY, GATEWAY_SOCKET, RUNNER_TOKEN_VARIABLE, WORKSPACE,
+    AGENT_TOKEN_VARIABLE, FORWARDER_ADDRESS, GATEWAY_DIRECTORY, GATEWAY_SOCKET, RUNNER_TOKEN_VARIABLE,
+    WORKSPACE,
 };
 use thiserror::Error;
 
@@ -97,27 +98,41 @@ impl Environment {
     ) -> Result<Self, EnvironmentError> {
         let variables: Vec<_> = variables.into_iter().collect();
         let get = |name: &str| {
-            variables.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone()).filter(|v| !v.is_empty())
+            variables
+                .iter()
+                .find(|(key, _)| key == name)
+                .map(|(_, value)| value.clone())
+                .filter(|v| !v.is_empty())
         };
         let token = |name: &'static str| -> Result<Token, EnvironmentError> {
             let value = get(name).ok_or(EnvironmentError::Missing(name))?;
-            value.to_str().map(Token::from).ok_or(EnvironmentError::NotText(name))
+            value
+                .to_str()
+                .map(Token::from)
+                .ok_or(EnvironmentError::NotText(name))
         };
         Ok(Self {
             runner_token: token(RUNNER_TOKEN_VARIABLE)?,
             agent_token: token(AGENT_TOKEN_VARIABLE)?,
-            socket: get("FABRICA_GATEWAY_SOCKET")
-                .map_or_else(|| Path::new(GATEWAY_DIRECTORY).join(GATEWAY_SOCKET), PathBuf::from),
-            workspace: get("FABRICA_WORKSPACE").unwrap_or_else(|| WORKSPACE.into()).into(),
+            socket: get("FABRICA_GATEWAY_SOCKET").map_or_else(
+                || Path::new(GATEWAY_DIRECTORY).join(GATEWAY_SOCKET),
+                PathBuf::from,
+            ),
+            workspace: get("FABRICA_WORKSPACE")
+                .unwrap_or_else(|| WORKSPACE.into())
+                .into(),
             forwarder: match get("FABRICA_FORWARDER") {
-                Some(address) => {
-                    address.into_string().map_err(|_| EnvironmentError::NotText("FABRICA_FORWARDER"))?
-                }
+                Some(address) => address
+                    .into_string()
+                    .map_err(|_| EnvironmentError::NotText("FABRICA_FORWARDER"))?,
                 None => FORWARDER_ADDRESS.to_owned(),
             },
             home: get("HOME").unwrap_or_else(|| "/tmp".into()).into(),
             path: get("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into()),
-            inherited: variables.into_iter().filter(|(name, _)| may_be_inherited(&name.to_string_lossy())).collect(),
+            inherited: variables
+                .into_iter()
+                .filter(|(name, _)| may_be_inherited(&name.to_string_lossy()))
+                .collect(),
         })
     }
 
@@ -141,7 +156,16 @@ impl Environment {
 /// What could be a secret, or could redirect the agent, git, the loader or the network, stays out.
 fn may_be_inherited(name: &str) -> bool {
     const REPLACED: [&str; 6] = ["HOME", "PATH", "LANG", "PWD", "OLDPWD", "SHLVL"];
-    const PREFIXES: [&str; 8] = ["FABRICA_", "ANTHROPIC_", "CLAUDE", "GIT_", "LD_", "SSH_", "AWS_", "DBUS_"];
+    const PREFIXES: [&str; 8] = [
+        "FABRICA_",
+        "ANTHROPIC_",
+        "CLAUDE",
+        "GIT_",
+        "LD_",
+        "SSH_",
+        "AWS_",
+        "DBUS_",
+    ];
     const PARTS: [&str; 6] = ["TOKEN", "SECRET", "PASSWORD", "CREDENTIAL", "PROXY", "_KEY"];
     let name = name.to_ascii_uppercase();
     !REPLACED.contains(&name.as_str())
@@ -154,12 +178,18 @@ mod tests {
     use super::*;
 
     fn variables(pairs: &[(&str, &str)]) -> Vec<(OsString, OsString)> {
-        pairs.iter().map(|(name, value)| (name.into(), value.into())).collect()
+        pairs
+            .iter()
+            .map(|(name, value)| (name.into(), value.into()))
+            .collect()
     }
 
     #[test]
     fn the_defaults_are_those_of_the_protocol_and_tokens_do_not_show() {
-        let tokens = [("FABRICA_RUNNER_TOKEN", "frt_1"), ("FABRICA_AGENT_TOKEN", "fat_2")];
+        let tokens = [
+            ("FABRICA_RUNNER_TOKEN", "frt_1"),
+            ("FABRICA_AGENT_TOKEN", "fat_2"),
+        ];
         let environment = Environment::from_variables(variables(&tokens)).unwrap();
         assert_eq!(environment.socket, Path::new("/run/fabrica/gateway.sock"));
         assert_eq!(environment.forwarder, "127.0.0.1:4180");
@@ -170,12 +200,29 @@ mod tests {
 
     #[test]
     fn an_image_may_name_its_tools_but_nothing_secret_or_redirecting_is_handed_on() {
-        for name in ["JAVA_HOME", "CARGO_HOME", "RUSTUP_HOME", "GOPATH", "DEBIAN_FRONTEND", "NODE_VERSION"] {
+        for name in [
+            "JAVA_HOME",
+            "CARGO_HOME",
+            "RUSTUP_HOME",
+            "GOPATH",
+            "DEBIAN_FRONTEND",
+            "NODE_VERSION",
+        ] {
             assert!(may_be_inherited(name), "{name}");
         }
         for name in [
-            "FABRICA_RUNNER_TOKEN", "FABRICA_AGENT_TOKEN", "ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL", "https_proxy",
-            "HTTP_PROXY", "GIT_SSH_COMMAND", "LD_PRELOAD", "DATABASE_PASSWORD", "GITHUB_TOKEN", "HOME", "PATH",
+            "FABRICA_RUNNER_TOKEN",
+            "FABRICA_AGENT_TOKEN",
+            "ANTHROPIC_API_KEY",
+            "ANTHROPIC_BASE_URL",
+            "https_proxy",
+            "HTTP_PROXY",
+            "GIT_SSH_COMMAND",
+            "LD_PRELOAD",
+            "DATABASE_PASSWORD",
+            "GITHUB_TOKEN",
+            "HOME",
+            "PATH",
         ] {
             assert!(!may_be_inherited(name), "{name}");
         }
@@ -184,6 +231,9 @@ mod tests {
     #[test]
     fn an_empty_token_is_a_missing_one() {
         let result = Environment::from_variables(variables(&[("FABRICA_RUNNER_TOKEN", "")]));
-        assert_eq!(result.unwrap_err(), EnvironmentError::Missing("FABRICA_RUNNER_TOKEN"));
+        assert_eq!(
+            result.unwrap_err(),
+            EnvironmentError::Missing("FABRICA_RUNNER_TOKEN")
+        );
     }
 }

@@ -27,7 +27,10 @@ pub(crate) struct Forwarder {
 impl Forwarder {
     /// Takes the port.
     pub(crate) async fn bind(address: &str, socket: &Path) -> io::Result<Self> {
-        Ok(Self { listener: TcpListener::bind(address).await?, socket: socket.to_owned() })
+        Ok(Self {
+            listener: TcpListener::bind(address).await?,
+            socket: socket.to_owned(),
+        })
     }
 
     /// Where it listens.

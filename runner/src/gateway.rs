@@ -13,7 +13,7 @@ use crate::environment::{Environment, Token};
 /// Any name will do: the socket leads to one gateway only.
 const BASE: &str = "http://fabrica";
 /// How long an answer may take.
-const TIMEOUT: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_mins(1);
 /// How much of a refusal's text is read.
 const MAX_REFUSAL: usize = 16 * 1024;
 
@@ -43,8 +43,11 @@ impl GatewayError {
     pub(crate) fn fenced(&self) -> bool {
         match self {
             Self::Refused { status, code, .. } => {
-                matches!(*status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::GONE)
-                    || (*status == StatusCode::CONFLICT && !code.as_deref().is_some_and(|code| code.ends_with("gap")))
+                matches!(
+                    *status,
+                    StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::GONE
+                ) || (*status == StatusCode::CONFLICT
+                    && !code.as_deref().is_some_and(|code| code.ends_with("gap")))
             }
             Self::Away(_) | Self::Unreadable(_) => false,
         }
@@ -85,13 +88,24 @@ impl Gateway {
             .timeout(TIMEOUT)
             .build()?;
         let (runner, agent) = (environment.runner_token.clone(), environment.agent_token.clone());
-        Ok(Self { client, runner, agent })
+        Ok(Self {
+            client,
+            runner,
+            agent,
+        })
     }
 
     /// What this attempt has to do.
     pub(crate) async fn job(&self) -> Result<Job, GatewayError> {
-        let request = self.client.get(format!("{BASE}/session/job")).header(AUTHORIZATION, self.runner.bearer());
-        let body = accepted(request.send().await).await?.bytes().await.map_err(GatewayError::Away)?;
+        let request = self
+            .client
+            .get(format!("{BASE}/session/job"))
+            .header(AUTHORIZATION, self.runner.bearer());
+        let body = accepted(request.send().await)
+            .await?
+            .bytes()
+            .await
+            .map_err(GatewayError::Away)?;
         serde_json::from_slice(&body).map_err(GatewayError::Unreadable)
     }
 
@@ -103,7 +117,11 @@ impl Gateway {
             .header(AUTHORIZATION, self.runner.bearer())
             .header(CONTENT_TYPE, "application/x-ndjson")
             .body(batch);
-        let body = accepted(request.send().await).await?.bytes().await.map_err(GatewayError::Away)?;
+        let body = accepted(request.send().await)
+            .await?
+            .bytes()
+            .await
+            .map_err(GatewayError::Away)?;
         serde_json::from_slice(&body).map_err(GatewayError::Unreadable)
     }
 
@@ -125,7 +143,15 @@ impl Gateway {
             Service::ReceivePack => ("git-receive-pack", &self.runner),
         };
         let address = format!("{BASE}/git/repository.git/info/refs?service={name}");
-        accepted(self.client.get(address).header(AUTHORIZATION, token.bearer()).send().await).await.map(drop)
+        accepted(
+            self.client
+                .get(address)
+                .header(AUTHORIZATION, token.bearer())
+                .send()
+                .await,
+        )
+        .await
+        .map(drop)
     }
 }
 
@@ -144,7 +170,11 @@ async fn accepted(answer: Result<Response, reqwest::Error>) -> Result<Response, 
             break;
         }
     }
-    Err(GatewayError::Refused { status, code, text: crate::text::lossy(&text).trim().to_owned() })
+    Err(GatewayError::Refused {
+        status,
+        code,
+        text: crate::text::lossy(&text).trim().to_owned(),
+    })
 }
 
 /// The stable code, if it looks like one.

@@ -25,7 +25,8 @@ const LAST_WORDS: Duration = Duration::from_secs(15);
 pub async fn run(environment: Environment) -> i32 {
     let stop = Stop::new();
     // Before anything else, since the kernel drops signals to the first process that it does not handle.
-    let (Ok(terminate), Ok(interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+    let (Ok(terminate), Ok(interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
         error!("signals cannot be handled");
         return exit::ENVIRONMENT;
     };
@@ -64,22 +65,44 @@ impl Parts {
         let describe = |what: &str, error: &dyn std::fmt::Display| format!("{what}: {error}");
         let forwarder = Forwarder::bind(&environment.forwarder, &environment.socket)
             .await
-            .map_err(|error| describe(&format!("the port {} cannot be taken", environment.forwarder), &error))?;
-        let address = forwarder.address().map_err(|error| describe("the port is unknown", &error))?;
+            .map_err(|error| {
+                describe(
+                    &format!("the port {} cannot be taken", environment.forwarder),
+                    &error,
+                )
+            })?;
+        let address = forwarder
+            .address()
+            .map_err(|error| describe("the port is unknown", &error))?;
         tokio::spawn(forwarder.run());
-        let gateway = Gateway::new(environment).map_err(|error| describe("no client for the gateway", &error))?;
+        let gateway =
+            Gateway::new(environment).map_err(|error| describe("no client for the gateway", &error))?;
         let secrets = vec![environment.runner_token.clone(), environment.agent_token.clone()];
         let (reporter, _) = Reporter::start(&environment.workspace, gateway.clone(), secrets, stop.clone())
             .map_err(|error| {
-                describe(&format!("the workspace {} cannot be written to", environment.workspace.display()), &error)
-            })?;
-        Ok(Self { gateway, reporter, address: format!("http://{address}") })
+            describe(
+                &format!(
+                    "the workspace {} cannot be written to",
+                    environment.workspace.display()
+                ),
+                &error,
+            )
+        })?;
+        Ok(Self {
+            gateway,
+            reporter,
+            address: format!("http://{address}"),
+        })
     }
 
     async fn run(self, environment: Environment, processes: Processes, stop: Stop) -> i32 {
         let last = match self.job(&stop).await {
             Some(Ok(job)) => {
-                self.reporter.report(RunnerEvent::Started { runner: env!("CARGO_PKG_VERSION").to_owned() }).await;
+                self.reporter
+                    .report(RunnerEvent::Started {
+                        runner: env!("CARGO_PKG_VERSION").to_owned(),
+                    })
+                    .await;
                 let session = Session {
                     environment,
                     gateway: self.gateway.clone(),
@@ -91,10 +114,14 @@ impl Parts {
                 };
                 session.run().await
             }
-            Some(Err(failure)) => RunnerEvent::Failed { failure, pushed: None },
+            Some(Err(failure)) => RunnerEvent::Failed {
+                failure,
+                pushed: None,
+            },
             None => return exit::UNREPORTED,
         };
-        let stopped = matches!(&last, RunnerEvent::Failed { failure, .. } if failure.code == "session.stopped");
+        let stopped =
+            matches!(&last, RunnerEvent::Failed { failure, .. } if failure.code == "session.stopped");
         self.reporter.report(last).await;
         let reported = self.reporter.delivered(LAST_WORDS).await;
         if let Err(error) = processes.kill_all_others().await {

@@ -45,13 +45,22 @@ impl Session {
         let prepared = self.stop.or(self.prepare()).await;
         let (git, checkout) = match prepared {
             Ok(prepared) => prepared,
-            Err(failure) => return RunnerEvent::Failed { failure, pushed: None },
+            Err(failure) => {
+                return RunnerEvent::Failed {
+                    failure,
+                    pushed: None,
+                };
+            }
         };
         let done = self.work(&git, &checkout).await;
         if self.stop.reason() == Some(Reason::Fenced) {
             // Whatever this attempt does now is refused.
-            return RunnerEvent::Failed { failure: Reason::Fenced.failure(), pushed: None };
+            return RunnerEvent::Failed {
+                failure: Reason::Fenced.failure(),
+                pushed: None,
+            };
         }
+        if let Err(failure) = done { return RunnerEvent::Failed { failure, pushed: None }; }
         let published = self.within_limits(self.publish(&git, &checkout)).await;
         match (done, published) {
             (Ok(done), Ok(pushed)) => RunnerEvent::Completed(JobResult {
@@ -59,17 +68,27 @@ impl Session {
                 pushed,
                 verification: done.verification,
             }),
-            (Ok(_), Err(failure)) => RunnerEvent::Failed { failure, pushed: None },
+            (Ok(_), Err(failure)) => RunnerEvent::Failed {
+                failure,
+                pushed: None,
+            },
             (Err(failure), Ok(pushed)) => RunnerEvent::Failed { failure, pushed },
             (Err(failure), Err(second)) => {
                 let note = format!("beside this, the commits could not be pushed: {second}");
-                RunnerEvent::Failed { failure: failure.with_diagnosis([note]), pushed: None }
+                RunnerEvent::Failed {
+                    failure: failure.with_diagnosis([note]),
+                    pushed: None,
+                }
             }
         }
     }
 
     async fn prepare(&self) -> Result<(Git, Checkout), Failure> {
-        let git = Git::find(&self.environment.path, self.processes.clone(), self.address.clone())?;
+        let git = Git::find(
+            &self.environment.path,
+            self.processes.clone(),
+            self.address.clone(),
+        )?;
         preflight(&self.gateway, Service::UploadPack).await?;
         let directory = self.environment.repository();
         let token = &self.environment.agent_token;
@@ -80,22 +99,29 @@ impl Session {
     async fn work(&self, git: &Git, checkout: &Checkout) -> Result<Done, Failure> {
         let scratch = self.environment.scratch();
         let task = scratch.join("task.md");
-        std::fs::create_dir_all(&scratch).and_then(|()| std::fs::write(&task, &self.job.task)).map_err(|error| {
-            Failure::new(
-                "sandbox.workspace",
-                format!("the task cannot be written to the workspace: {error}"),
-                "The sandbox's volume must be writable for its user and have free space.",
-            )
-        })?;
+        std::fs::create_dir_all(&scratch)
+            .and_then(|()| std::fs::write(&task, &self.job.task))
+            .map_err(|error| {
+                Failure::new(
+                    "sandbox.workspace",
+                    format!("the task cannot be written to the workspace: {error}"),
+                    "The sandbox's volume must be writable for its user and have free space.",
+                )
+            })?;
         let parts = (self.processes.clone(), self.reporter.clone(), self.stop.clone());
         let commands = Commands::new(&self.environment, &self.job, git, &task, parts);
         commands.setup(&self.job.setup).await?;
         let worked = agent::work(&commands, &self.environment, &self.job, &self.address).await;
         self.keep_transcript().await;
         let summary = worked?;
-        self.stop.or(commit_leftovers(git, checkout, &self.job, &self.reporter)).await?;
+        self.stop
+            .or(commit_leftovers(git, checkout, &self.job, &self.reporter))
+            .await?;
         let verification = commands.verify(&self.job.verify).await?;
-        Ok(Done { summary, verification })
+        Ok(Done {
+            summary,
+            verification,
+        })
     }
 
     async fn keep_transcript(&self) {
@@ -120,7 +146,9 @@ impl Session {
                 "Run the session again; if this happens again, look at what the agent starts.",
             )
         })?;
-        let Some(Work { pushed, published }) = inspect(git, checkout).await? else { return Ok(None) };
+        let Some(Work { pushed, published }) = inspect(git, checkout).await? else {
+            return Ok(None);
+        };
         if !published {
             let pusher = Pusher {
                 git,
@@ -129,8 +157,14 @@ impl Session {
                 workspace: &self.environment.workspace,
             };
             pusher.push(checkout, &pushed).await?;
-            let commits = if pushed.commits == 1 { "1 commit" } else { &format!("{} commits", pushed.commits) };
-            self.reporter.progress("push", format!("Pushed {} with {commits}", pushed.branch)).await;
+            let commits = if pushed.commits == 1 {
+                "1 commit"
+            } else {
+                &format!("{} commits", pushed.commits)
+            };
+            self.reporter
+                .progress("push", format!("Pushed {} with {commits}", pushed.branch))
+                .await;
         }
         Ok(Some(pushed))
     }

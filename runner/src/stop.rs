@@ -75,11 +75,13 @@ impl Stop {
 
     async fn at_least(&self, least: Reason) -> Reason {
         let mut receiver = self.0.subscribe();
-        match receiver.wait_for(|reason| *reason >= Some(least)).await {
-            Ok(reason) => reason.unwrap_or(least),
-            // Cannot happen: `self` holds the sender.
-            Err(_) => std::future::pending().await,
-        }
+        // The channel is never closed: `self` holds the sender.
+        receiver
+            .wait_for(|reason| *reason >= Some(least))
+            .await
+            .ok()
+            .and_then(|reason| *reason)
+            .unwrap_or(least)
     }
 
     /// The result of the work, or the failure of a stop that came first.

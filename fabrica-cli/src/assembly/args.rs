@@ -57,7 +57,12 @@ pub struct DataArgs {
     #[arg(long, value_name = "PATH", env = "FABRICA_DATA_DIRECTORY")]
     pub data_directory: Option<PathBuf>,
     /// Directory for the sandboxes' sockets; its path must be short [default: the user's runtime directory]
-    #[arg(long, value_name = "PATH", env = "FABRICA_SOCKET_DIRECTORY", hide_short_help = true)]
+    #[arg(
+        long,
+        value_name = "PATH",
+        env = "FABRICA_SOCKET_DIRECTORY",
+        hide_short_help = true
+    )]
     pub socket_directory: Option<PathBuf>,
 }
 
@@ -65,7 +70,13 @@ pub struct DataArgs {
 #[derive(Debug, Clone, Default, Args)]
 pub struct RuntimeArgs {
     /// Container engine; `auto` takes what answers first
-    #[arg(long, value_name = "ENGINE", env = "FABRICA_RUNTIME", value_enum, default_value_t)]
+    #[arg(
+        long,
+        value_name = "ENGINE",
+        env = "FABRICA_RUNTIME",
+        value_enum,
+        default_value_t
+    )]
     pub runtime: RuntimeName,
 }
 
@@ -109,10 +120,20 @@ pub struct ForgeArgs {
 #[derive(Debug, Clone, Default, Args)]
 pub struct RepositoryArgs {
     /// Accept repositories on this host only; repeatable
-    #[arg(long, value_name = "HOST", env = "FABRICA_REPOSITORY_HOSTS", value_delimiter = ',')]
+    #[arg(
+        long,
+        value_name = "HOST",
+        env = "FABRICA_REPOSITORY_HOSTS",
+        value_delimiter = ','
+    )]
     pub repository_host: Vec<String>,
     /// Accept unencrypted HTTP for this host; repeatable
-    #[arg(long, value_name = "HOST[:PORT]", env = "FABRICA_PLAIN_HTTP_HOSTS", value_delimiter = ',')]
+    #[arg(
+        long,
+        value_name = "HOST[:PORT]",
+        env = "FABRICA_PLAIN_HTTP_HOSTS",
+        value_delimiter = ','
+    )]
     pub plain_http_host: Vec<String>,
 }
 

@@ -52,7 +52,10 @@ impl Directories {
 
     /// Directories below one, for a short-lived installation.
     pub fn below(data: impl Into<PathBuf>, sockets: impl Into<PathBuf>) -> Self {
-        Self { data: data.into(), sockets: vec![sockets.into()] }
+        Self {
+            data: data.into(),
+            sockets: vec![sockets.into()],
+        }
     }
 
     /// The directory of the embedded database, private to this user; made if it is missing.
@@ -110,7 +113,10 @@ impl Directories {
             }
             return Ok(directory);
         }
-        Err(AssemblyError::Unreachable { user: foreign.unwrap_or_default(), tried })
+        Err(AssemblyError::Unreachable {
+            user: foreign.unwrap_or_default(),
+            tried,
+        })
     }
 
     /// The directory of the sockets: short, private, and the engine's user's if that is another one.
@@ -145,7 +151,11 @@ impl Directories {
             option: "--socket-directory",
             reason: format!(
                 "none of {} is short enough ({LONGEST_SOCKET_DIRECTORY} bytes) and open to the engine's user",
-                self.sockets.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
+                self.sockets
+                    .iter()
+                    .map(|path| path.display().to_string())
+                    .collect::<Vec<_>>()
+                    .join(", ")
             ),
         })
     }
@@ -157,7 +167,7 @@ pub fn current_user() -> u32 {
 }
 
 /// The engine's user, if files have to be given to that user: only root can, and only to others.
-pub fn foreign(host_user: Option<u32>) -> Option<u32> {
+pub(super) fn foreign(host_user: Option<u32>) -> Option<u32> {
     host_user.filter(|user| current_user() == 0 && *user != 0)
 }
 
@@ -182,11 +192,19 @@ fn passable(path: &Path, user: u32) -> bool {
 
 /// Makes a directory with exactly these rights; one that is there keeps its own.
 fn make(path: &Path, mode: u32) -> Result<PathBuf, AssemblyError> {
-    let failed = |source| AssemblyError::Directory { action: "create", path: path.to_owned(), source };
+    let failed = |source| AssemblyError::Directory {
+        action: "create",
+        path: path.to_owned(),
+        source,
+    };
     if path.is_dir() {
         return Ok(path.to_owned());
     }
-    DirBuilder::new().recursive(true).mode(mode).create(path).map_err(failed)?;
+    DirBuilder::new()
+        .recursive(true)
+        .mode(mode)
+        .create(path)
+        .map_err(failed)?;
     // After the umask had its say.
     fs::set_permissions(path, Permissions::from_mode(mode)).map_err(failed)?;
     Ok(path.to_owned())
@@ -195,7 +213,11 @@ fn make(path: &Path, mode: u32) -> Result<PathBuf, AssemblyError> {
 /// Makes a directory that only its owner may enter. One that somebody else put there, or a link, is refused: `/tmp` is
 /// open to all.
 fn private(path: &Path, owner: Option<u32>) -> Result<PathBuf, AssemblyError> {
-    let failed = |source| AssemblyError::Directory { action: "create", path: path.to_owned(), source };
+    let failed = |source| AssemblyError::Directory {
+        action: "create",
+        path: path.to_owned(),
+        source,
+    };
     let refused = |reason: &str| failed(io::Error::new(io::ErrorKind::PermissionDenied, reason.to_owned()));
     make(path, 0o700)?;
     let found = fs::symlink_metadata(path).map_err(failed)?;
@@ -220,7 +242,10 @@ mod tests {
     use super::*;
 
     fn resolve(data: &Path) -> Directories {
-        let args = DataArgs { data_directory: Some(data.to_owned()), socket_directory: None };
+        let args = DataArgs {
+            data_directory: Some(data.to_owned()),
+            socket_directory: None,
+        };
         Directories::resolve(&args, &Environment::default())
     }
 

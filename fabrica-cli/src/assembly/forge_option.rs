@@ -3,16 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+pub use fabrica_gateway::forges::ForgeKind;
 use url::Url;
-
-/// What a forge's API speaks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum ForgeKind {
-    /// GitHub, also Enterprise.
-    GitHub,
-    /// Gitea and Forgejo.
-    Gitea,
-}
 
 /// A forge as an option names it.
 ///
@@ -56,7 +48,9 @@ impl FromStr for ForgeOption {
             "gitea" | "forgejo" => ForgeKind::Gitea,
             other => return Err(format!("{EXPECTED}, got {other:?}")),
         };
-        let (host, api) = rest.split_once(',').map_or((rest, None), |(host, api)| (host, Some(api)));
+        let (host, api) = rest
+            .split_once(',')
+            .map_or((rest, None), |(host, api)| (host, Some(api)));
         let host = host.to_ascii_lowercase();
         let plain = |c: char| c.is_ascii_alphanumeric() || "._-:[]".contains(c);
         if host.is_empty() || host.starts_with('-') || !host.chars().all(plain) {
@@ -68,8 +62,10 @@ impl FromStr for ForgeOption {
             (None, ForgeKind::GitHub) => format!("https://{host}/api/v3"),
             (None, ForgeKind::Gitea) => format!("https://{host}/api/v1"),
         };
-        let api = Url::parse(address.trim_end_matches('/')).map_err(|error| format!("API address: {error}"))?;
-        if !matches!(api.scheme(), "https" | "http") || !api.username().is_empty() || api.password().is_some() {
+        let api =
+            Url::parse(address.trim_end_matches('/')).map_err(|error| format!("API address: {error}"))?;
+        if !matches!(api.scheme(), "https" | "http") || !api.username().is_empty() || api.password().is_some()
+        {
             return Err("the API's address begins with https:// and holds no credentials".into());
         }
         Ok(Self { kind, host, api })
@@ -94,14 +90,31 @@ mod tests {
     fn the_usual_addresses_are_known() {
         let api = |text: &str| text.parse::<ForgeOption>().unwrap().api.to_string();
         assert_eq!(api("github=github.com"), "https://api.github.com/");
-        assert_eq!(api("github=github.example.com"), "https://github.example.com/api/v3");
-        assert_eq!(api("GITEA=git.example.com:3000"), "https://git.example.com:3000/api/v1");
-        assert_eq!(api("gitea=127.0.0.1:3000,http://127.0.0.1:3000/api/v1/"), "http://127.0.0.1:3000/api/v1");
+        assert_eq!(
+            api("github=github.example.com"),
+            "https://github.example.com/api/v3"
+        );
+        assert_eq!(
+            api("GITEA=git.example.com:3000"),
+            "https://git.example.com:3000/api/v1"
+        );
+        assert_eq!(
+            api("gitea=127.0.0.1:3000,http://127.0.0.1:3000/api/v1/"),
+            "http://127.0.0.1:3000/api/v1"
+        );
     }
 
     #[test]
     fn nonsense_is_refused_without_showing_credentials() {
-        for text in ["", "github", "gitlab=x.y", "github=", "github=a b", "gitea=-x", "github=h,ftp://h"] {
+        for text in [
+            "",
+            "github",
+            "gitlab=x.y",
+            "github=",
+            "github=a b",
+            "gitea=-x",
+            "github=h,ftp://h",
+        ] {
             assert!(text.parse::<ForgeOption>().is_err(), "{text}");
         }
         let error = "github=h,https://u:canary@h/".parse::<ForgeOption>().unwrap_err();

@@ -31,18 +31,18 @@ mod settings;
 mod store;
 
 pub use args::{
-    AssemblyArgs, DEFAULT_IMAGE, DEFAULT_MODEL_URL, DataArgs, DatabaseArgs, ForgeArgs, ModelArgs, RepositoryArgs,
-    RuntimeArgs, RuntimeName, SandboxArgs, secret,
+    AssemblyArgs, DEFAULT_IMAGE, DEFAULT_MODEL_URL, DataArgs, DatabaseArgs, ForgeArgs, ModelArgs,
+    RepositoryArgs, RuntimeArgs, RuntimeName, SandboxArgs, secret,
 };
 pub use directories::{Directories, current_user};
 pub use engine::{Engine, connect_engine};
 pub use error::{AssemblyError, EXIT_CONFIGURATION, EXIT_UNAVAILABLE, EXIT_USAGE};
 pub use forge_option::{ForgeKind, ForgeOption};
-pub use parts::{Assembly, assemble};
-pub use runner::{find_runner, stage_agent, stage_runner};
+pub use parts::{Assembly, assemble, assemble_on};
+pub use runner::{find_runner, hex, stage_agent, stage_runner};
 pub use secrets::{
-    API_TOKEN, DATABASE_URL, Environment, FORGE_TOKEN, GITHUB_TOKEN, MODEL_API_KEY, MODEL_AUTH_TOKEN, command,
-    host_token_variable, is_secret,
+    API_TOKEN, DATABASE_URL, Environment, FORGE_TOKEN, GITHUB_TOKEN, MODEL_API_KEY, MODEL_AUTH_TOKEN,
+    command, host_token_variable, is_secret,
 };
 pub use settings::{ForgeSettings, Role, Settings};
 pub use store::{open_store, shown_database};

@@ -23,13 +23,20 @@ pub fn find_runner(named: Option<&Path>) -> Result<PathBuf, AssemblyError> {
         return match is_static(path) {
             Ok(true) => Ok(path.to_owned()),
             Ok(false) => Err(AssemblyError::RunnerNotStatic(path.to_owned())),
-            Err(source) => Err(AssemblyError::Directory { action: "read", path: path.to_owned(), source }),
+            Err(source) => Err(AssemblyError::Directory {
+                action: "read",
+                path: path.to_owned(),
+                source,
+            }),
         };
     }
     let program = std::env::current_exe().unwrap_or_default();
     let looked = candidates(&program);
     let found: Vec<&PathBuf> = looked.iter().filter(|path| path.is_file()).collect();
-    match (found.iter().find(|path| is_static(path).unwrap_or(false)), found.first()) {
+    match (
+        found.iter().find(|path| is_static(path).unwrap_or(false)),
+        found.first(),
+    ) {
         (Some(path), _) => Ok((**path).clone()),
         (None, Some(path)) => Err(AssemblyError::RunnerNotStatic((**path).clone())),
         (None, None) => Err(AssemblyError::RunnerMissing { looked }),
@@ -37,9 +44,16 @@ pub fn find_runner(named: Option<&Path>) -> Result<PathBuf, AssemblyError> {
 }
 
 fn candidates(program: &Path) -> Vec<PathBuf> {
-    let target = format!("runner/{}-unknown-linux-gnu/release/{NAME}", std::env::consts::ARCH);
+    let target = format!(
+        "runner/{}-unknown-linux-gnu/release/{NAME}",
+        std::env::consts::ARCH
+    );
     // target/debug/fabrica, target/release/fabrica, target/debug/deps/test-…: the target directory is one of these.
-    let in_checkout = program.ancestors().skip(2).take(2).map(|directory| directory.join(&target));
+    let in_checkout = program
+        .ancestors()
+        .skip(2)
+        .take(2)
+        .map(|directory| directory.join(&target));
     let beside = program.parent().map(|directory| directory.join(NAME));
     in_checkout.chain(beside).collect()
 }
@@ -50,10 +64,16 @@ fn is_static(path: &Path) -> io::Result<bool> {
     let mut file = File::open(path)?;
     let mut header = [0_u8; 64];
     if file.read_exact(&mut header).is_err() || header[..5] != *b"\x7fELF\x02" || header[5] != 1 {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is no 64-bit little-endian Linux program"));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "it is no 64-bit little-endian Linux program",
+        ));
     }
     let number = |range: std::ops::Range<usize>| {
-        header[range].iter().rev().fold(0_u64, |number, byte| number << 8 | u64::from(*byte))
+        header[range]
+            .iter()
+            .rev()
+            .fold(0_u64, |number, byte| number << 8 | u64::from(*byte))
     };
     let (offset, size, count) = (number(0x20..0x28), number(0x36..0x38), number(0x38..0x3a));
     for index in 0..count {
@@ -78,12 +98,19 @@ pub fn stage_runner(
     directories: &Directories,
     host_user: Option<u32>,
 ) -> Result<PathBuf, AssemblyError> {
-    let read = |source| AssemblyError::Directory { action: "read", path: runner.to_owned(), source };
+    let read = |source| AssemblyError::Directory {
+        action: "read",
+        path: runner.to_owned(),
+        source,
+    };
     let content = fs::read(runner).map_err(read)?;
-    let hash: String = Sha256::digest(&content).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    let hash = hex(Sha256::digest(&content).into_iter().take(8));
     let directory = directories.for_engine(host_user)?;
     let staged = directory.join(format!("{NAME}-{hash}"));
-    if staged.metadata().is_ok_and(|found| found.len() == content.len() as u64 && found.mode() & 0o555 == 0o555) {
+    if staged
+        .metadata()
+        .is_ok_and(|found| found.len() == content.len() as u64 && found.mode() & 0o555 == 0o555)
+    {
         return Ok(staged);
     }
     place(&staged, |partial| fs::write(partial, &content))?;
@@ -101,11 +128,17 @@ pub fn stage_agent(
     directories: &Directories,
     host_user: Option<u32>,
 ) -> Result<PathBuf, AssemblyError> {
-    let found = agent
-        .metadata()
-        .map_err(|source| AssemblyError::Directory { action: "read", path: agent.to_owned(), source })?;
+    let found = agent.metadata().map_err(|source| AssemblyError::Directory {
+        action: "read",
+        path: agent.to_owned(),
+        source,
+    })?;
     let directory = directories.for_engine(host_user)?;
-    let staged = directory.join(format!("claude-{:x}-{:x}", found.len(), found.mtime_nsec() ^ found.mtime()));
+    let staged = directory.join(format!(
+        "claude-{:x}-{:x}",
+        found.len(),
+        found.mtime_nsec() ^ found.mtime()
+    ));
     if !staged.exists() {
         place(&staged, |partial| fs::copy(agent, partial).map(|_| ()))?;
     }
@@ -121,8 +154,21 @@ fn place(path: &Path, write: impl FnOnce(&Path) -> io::Result<()>) -> Result<(),
         .map_err(|source| {
             // What is left of it is of no use; that it cannot be removed changes nothing.
             let _ = fs::remove_file(&partial);
-            AssemblyError::Directory { action: "write", path: path.to_owned(), source }
+            AssemblyError::Directory {
+                action: "write",
+                path: path.to_owned(),
+                source,
+            }
         })
+}
+
+/// Bytes as hexadecimal digits.
+pub fn hex(bytes: impl IntoIterator<Item = u8>) -> String {
+    let digit = |value: u8| char::from_digit(u32::from(value), 16).unwrap_or('0');
+    bytes
+        .into_iter()
+        .flat_map(|byte| [digit(byte >> 4), digit(byte & 15)])
+        .collect()
 }
 
 #[cfg(test)]
@@ -145,7 +191,10 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let runner = root.path().join("runner");
         fs::write(&runner, elf(3)).unwrap();
-        assert_eq!(find_runner(Some(&runner)).unwrap_err().code(), "runner.not_static");
+        assert_eq!(
+            find_runner(Some(&runner)).unwrap_err().code(),
+            "runner.not_static"
+        );
         fs::write(&runner, elf(1)).unwrap();
         assert_eq!(find_runner(Some(&runner)).unwrap(), runner);
 
@@ -164,14 +213,23 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let runner = root.path().join("runner");
         fs::write(&runner, "#!/bin/sh\n").unwrap();
-        assert_eq!(find_runner(Some(&runner)).unwrap_err().code(), "directory.unusable");
-        assert_eq!(find_runner(Some(&root.path().join("none"))).unwrap_err().code(), "directory.unusable");
+        assert_eq!(
+            find_runner(Some(&runner)).unwrap_err().code(),
+            "directory.unusable"
+        );
+        assert_eq!(
+            find_runner(Some(&root.path().join("none"))).unwrap_err().code(),
+            "directory.unusable"
+        );
     }
 
     #[test]
     fn a_checkout_is_looked_through_before_the_programs_own_directory() {
         let looked = candidates(Path::new("/src/target/debug/fabrica"));
         assert!(looked[0].starts_with("/src/target/runner"), "{looked:?}");
-        assert_eq!(looked.last().unwrap(), Path::new("/src/target/debug/fabrica-runner"));
+        assert_eq!(
+            looked.last().unwrap(),
+            Path::new("/src/target/debug/fabrica-runner")
+        );
     }
 }

@@ -21,7 +21,14 @@ pub const DATABASE_URL: &str = "DATABASE_URL";
 /// The server's own bearer token.
 pub const API_TOKEN: &str = "FABRICA_API_TOKEN";
 
-const NAMES: [&str; 6] = [MODEL_API_KEY, MODEL_AUTH_TOKEN, GITHUB_TOKEN, FORGE_TOKEN, DATABASE_URL, API_TOKEN];
+const NAMES: [&str; 6] = [
+    MODEL_API_KEY,
+    MODEL_AUTH_TOKEN,
+    GITHUB_TOKEN,
+    FORGE_TOKEN,
+    DATABASE_URL,
+    API_TOKEN,
+];
 
 /// Whether an environment variable carries a secret of Fabrica's.
 pub fn is_secret(name: &str) -> bool {
@@ -101,13 +108,18 @@ pub(super) fn from_file(option: &'static str, path: &Path) -> Result<SecretStrin
     })?;
     match text.lines().map(str::trim).find(|line| !line.is_empty()) {
         Some(line) => Ok(line.to_owned().into()),
-        None => Err(AssemblyError::Setting { option, reason: format!("{} is empty", path.display()) }),
+        None => Err(AssemblyError::Setting {
+            option,
+            reason: format!("{} is empty", path.display()),
+        }),
     }
 }
 
 /// The variable with the token of one host: `FABRICA_FORGE_TOKEN_GIT_EXAMPLE_COM`.
 pub fn host_token_variable(host: &str) -> String {
-    let host = host.to_ascii_uppercase().replace(|c: char| !c.is_ascii_alphanumeric(), "_");
+    let host = host
+        .to_ascii_uppercase()
+        .replace(|c: char| !c.is_ascii_alphanumeric(), "_");
     format!("{FORGE_TOKEN}_{host}")
 }
 
@@ -123,7 +135,11 @@ mod tests {
             ("DATABASE_URL", "postgres://u:canary@h/d"),
         ]);
         assert!(!format!("{environment:?}").contains("canary"));
-        assert!(environment.secret(&host_token_variable("git.example.com")).is_some());
+        assert!(
+            environment
+                .secret(&host_token_variable("git.example.com"))
+                .is_some()
+        );
     }
 
     #[tokio::test]
@@ -131,7 +147,11 @@ mod tests {
         let output = command("env").output().await.unwrap();
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(output.status.success());
-        assert!(text.lines().all(|line| !is_secret(line.split('=').next().unwrap_or_default())), "{text}");
+        assert!(
+            text.lines()
+                .all(|line| !is_secret(line.split('=').next().unwrap_or_default())),
+            "{text}"
+        );
     }
 
     #[test]
@@ -140,8 +160,14 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("key");
         fs::write(&path, "  the key \n").unwrap();
-        assert_eq!(from_file("--model-key-file", &path).unwrap().expose_secret(), "the key");
+        assert_eq!(
+            from_file("--model-key-file", &path).unwrap().expose_secret(),
+            "the key"
+        );
         fs::write(&path, "\n").unwrap();
-        assert_eq!(from_file("--model-key-file", &path).unwrap_err().code(), "settings.invalid");
+        assert_eq!(
+            from_file("--model-key-file", &path).unwrap_err().code(),
+            "settings.invalid"
+        );
     }
 }

@@ -8,7 +8,9 @@ use fabrica_core::ports::runtime::ResourceLimits;
 use fabrica_gateway::{ModelCredential, ModelUpstream};
 use secrecy::{ExposeSecret as _, SecretString};
 
-use super::args::{AssemblyArgs, DatabaseArgs, ForgeArgs, ModelArgs, RepositoryArgs, RuntimeName, SandboxArgs};
+use super::args::{
+    AssemblyArgs, DatabaseArgs, ForgeArgs, ModelArgs, RepositoryArgs, RuntimeName, SandboxArgs,
+};
 use super::directories::Directories;
 use super::error::AssemblyError;
 use super::forge_option::ForgeOption;
@@ -57,7 +59,11 @@ impl Settings {
     /// # Errors
     ///
     /// [`AssemblyError::Setting`], [`AssemblyError::Directory`].
-    pub fn resolve(args: &AssemblyArgs, environment: &Environment, role: Role) -> Result<Self, AssemblyError> {
+    pub fn resolve(
+        args: &AssemblyArgs,
+        environment: &Environment,
+        role: Role,
+    ) -> Result<Self, AssemblyError> {
         Ok(Self {
             database: database(&args.database),
             directories: Directories::resolve(&args.data, environment),
@@ -76,7 +82,13 @@ impl Settings {
 
     /// The orchestrator's options but for what only the running machine tells.
     pub(super) fn apply(&self, options: &mut Options) {
-        let SandboxOptions { wall, limits, image, allow_unenforced_limits, .. } = &mut options.sandbox;
+        let SandboxOptions {
+            wall,
+            limits,
+            image,
+            allow_unenforced_limits,
+            ..
+        } = &mut options.sandbox;
         *wall = self.sandbox.wall;
         *limits = ResourceLimits {
             memory: Some(self.sandbox.memory.as_u64()),
@@ -92,16 +104,23 @@ impl Settings {
 
 /// The database that was named; an empty value, as a compose file may pass it, is none.
 pub(super) fn database(args: &DatabaseArgs) -> Option<SecretString> {
-    args.database.clone().filter(|database| !database.expose_secret().trim().is_empty())
+    args.database
+        .clone()
+        .filter(|database| !database.expose_secret().trim().is_empty())
 }
 
 fn model(args: &ModelArgs, environment: &Environment) -> Result<ModelUpstream, AssemblyError> {
-    let refused = |reason: &str| AssemblyError::Setting { option: "--model-url", reason: reason.into() };
+    let refused = |reason: &str| AssemblyError::Setting {
+        option: "--model-url",
+        reason: reason.into(),
+    };
     if !matches!(args.model_url.scheme(), "https" | "http") || !args.model_url.has_host() {
         return Err(refused("expected an address that begins with https://"));
     }
     if !args.model_url.username().is_empty() || args.model_url.password().is_some() {
-        return Err(refused("the address holds credentials: use ANTHROPIC_API_KEY or --model-key-file"));
+        return Err(refused(
+            "the address holds credentials: use ANTHROPIC_API_KEY or --model-key-file",
+        ));
     }
     let credential = if let Some(path) = &args.model_key_file {
         ModelCredential::ApiKey(secrets::from_file("--model-key-file", path)?)
@@ -112,13 +131,19 @@ fn model(args: &ModelArgs, environment: &Environment) -> Result<ModelUpstream, A
     } else {
         ModelCredential::None
     };
-    Ok(ModelUpstream { base_url: args.model_url.clone(), credential })
+    Ok(ModelUpstream {
+        base_url: args.model_url.clone(),
+        credential,
+    })
 }
 
 /// github.com unless it was named otherwise, and those that were named, each with its own token: no token ever goes to
 /// a host that it was not given for.
 fn forges(args: &ForgeArgs, environment: &Environment) -> Result<Vec<ForgeSettings>, AssemblyError> {
-    let setting = |reason: String| AssemblyError::Setting { option: "--forge", reason };
+    let setting = |reason: String| AssemblyError::Setting {
+        option: "--forge",
+        reason,
+    };
     let mut options = args.forge.clone();
     let mut hosts = BTreeSet::new();
     if let Some(twice) = options.iter().find(|option| !hosts.insert(option.host.clone())) {
@@ -133,11 +158,16 @@ fn forges(args: &ForgeArgs, environment: &Environment) -> Result<Vec<ForgeSettin
     if !hosts.contains("github.com") {
         options.push(ForgeOption::github_com().map_err(setting)?);
     }
-    if let Some((host, _)) =
-        args.forge_token_file.iter().find(|(host, _)| !options.iter().any(|option| option.host == *host))
+    if let Some((host, _)) = args
+        .forge_token_file
+        .iter()
+        .find(|(host, _)| !options.iter().any(|option| option.host == *host))
     {
         let reason = format!("{host} is not a forge that was named with --forge");
-        return Err(AssemblyError::Setting { option: "--forge-token-file", reason });
+        return Err(AssemblyError::Setting {
+            option: "--forge-token-file",
+            reason,
+        });
     }
     options
         .into_iter()
@@ -149,10 +179,14 @@ fn forges(args: &ForgeArgs, environment: &Environment) -> Result<Vec<ForgeSettin
                     .secret(&secrets::host_token_variable(&forge.host))
                     .or_else(|| {
                         let general = only.as_deref() == Some(forge.host.as_str());
-                        general.then(|| environment.secret(secrets::FORGE_TOKEN)).flatten()
+                        general
+                            .then(|| environment.secret(secrets::FORGE_TOKEN))
+                            .flatten()
                     })
                     .or_else(|| {
-                        (forge.host == "github.com").then(|| environment.secret(secrets::GITHUB_TOKEN)).flatten()
+                        (forge.host == "github.com")
+                            .then(|| environment.secret(secrets::GITHUB_TOKEN))
+                            .flatten()
                     }),
             };
             Ok(ForgeSettings { forge, token })
@@ -162,7 +196,11 @@ fn forges(args: &ForgeArgs, environment: &Environment) -> Result<Vec<ForgeSettin
 
 fn repositories(args: &RepositoryArgs, role: Role) -> RepositoryPolicy {
     let named = |hosts: &[String]| -> Vec<String> {
-        hosts.iter().map(|host| host.trim().to_ascii_lowercase()).filter(|host| !host.is_empty()).collect()
+        hosts
+            .iter()
+            .map(|host| host.trim().to_ascii_lowercase())
+            .filter(|host| !host.is_empty())
+            .collect()
     };
     let hosts = named(&args.repository_host);
     RepositoryPolicy {
@@ -181,7 +219,12 @@ mod tests {
     fn parse(arguments: &[&str]) -> AssemblyArgs {
         let command = AssemblyArgs::augment_args(clap::Command::new("test").no_binary_name(true));
         // The environment of whoever runs the tests must not decide them.
-        let command = command.mut_args(|argument| argument.env(None::<clap::builder::Resettable<clap::builder::OsStr>>.map_or(clap::builder::Resettable::Reset, |value| value)));
+        let command = command.mut_args(|argument| {
+            argument.env(
+                None::<clap::builder::Resettable<clap::builder::OsStr>>
+                    .map_or(clap::builder::Resettable::Reset, |value| value),
+            )
+        });
         AssemblyArgs::from_arg_matches(&command.get_matches_from(arguments)).unwrap()
     }
 
@@ -191,14 +234,23 @@ mod tests {
 
     fn tokens(settings: &Settings) -> Vec<(String, Option<&str>)> {
         let token = |forge: &ForgeSettings| forge.token.clone().map(|token| token.expose_secret().to_owned());
-        let shown: Vec<(String, Option<String>)> =
-            settings.forges.iter().map(|forge| (forge.forge.host.clone(), token(forge))).collect();
-        shown.into_iter().map(|(host, token)| (host, token.map(|token| &*token.leak()))).collect()
+        let shown: Vec<(String, Option<String>)> = settings
+            .forges
+            .iter()
+            .map(|forge| (forge.forge.host.clone(), token(forge)))
+            .collect();
+        shown
+            .into_iter()
+            .map(|(host, token)| (host, token.map(|token| &*token.leak())))
+            .collect()
     }
 
     #[test]
     fn without_options_github_gets_the_general_token() {
-        let settings = resolve(&[], [("FABRICA_FORGE_TOKEN", "general"), ("GITHUB_TOKEN", "github")]);
+        let settings = resolve(
+            &[],
+            [("FABRICA_FORGE_TOKEN", "general"), ("GITHUB_TOKEN", "github")],
+        );
         assert_eq!(tokens(&settings), [("github.com".to_owned(), Some("general"))]);
         let settings = resolve(&[], [("GITHUB_TOKEN", "github")]);
         assert_eq!(tokens(&settings), [("github.com".to_owned(), Some("github"))]);
@@ -207,16 +259,34 @@ mod tests {
     #[test]
     fn a_token_goes_to_its_own_host_only() {
         let one = ["--forge", "gitea=git.example.com"];
-        let settings = resolve(&one, [("FABRICA_FORGE_TOKEN", "general"), ("GITHUB_TOKEN", "github")]);
+        let settings = resolve(
+            &one,
+            [("FABRICA_FORGE_TOKEN", "general"), ("GITHUB_TOKEN", "github")],
+        );
         assert_eq!(
             tokens(&settings),
-            [("git.example.com".to_owned(), Some("general")), ("github.com".to_owned(), Some("github"))]
+            [
+                ("git.example.com".to_owned(), Some("general")),
+                ("github.com".to_owned(), Some("github"))
+            ]
         );
-        let two = ["--forge", "gitea=a.example.com", "--forge", "github=b.example.com"];
-        let environment = [("FABRICA_FORGE_TOKEN", "general"), ("FABRICA_FORGE_TOKEN_B_EXAMPLE_COM", "b")];
+        let two = [
+            "--forge",
+            "gitea=a.example.com",
+            "--forge",
+            "github=b.example.com",
+        ];
+        let environment = [
+            ("FABRICA_FORGE_TOKEN", "general"),
+            ("FABRICA_FORGE_TOKEN_B_EXAMPLE_COM", "b"),
+        ];
         assert_eq!(
             tokens(&resolve(&two, environment)),
-            [("a.example.com".to_owned(), None), ("b.example.com".to_owned(), Some("b")), ("github.com".to_owned(), None)]
+            [
+                ("a.example.com".to_owned(), None),
+                ("b.example.com".to_owned(), Some("b")),
+                ("github.com".to_owned(), None)
+            ]
         );
     }
 
@@ -225,22 +295,32 @@ mod tests {
         use ModelCredential::{ApiKey, Bearer, None as Nothing};
         let both = [("ANTHROPIC_API_KEY", "key"), ("ANTHROPIC_AUTH_TOKEN", "token")];
         assert!(matches!(resolve(&[], both).model.credential, ApiKey(_)));
-        assert!(matches!(resolve(&[], [("ANTHROPIC_AUTH_TOKEN", "token")]).model.credential, Bearer(_)));
-        assert!(matches!(resolve(&[], [("ANTHROPIC_API_KEY", "")]).model.credential, Nothing));
+        assert!(matches!(
+            resolve(&[], [("ANTHROPIC_AUTH_TOKEN", "token")]).model.credential,
+            Bearer(_)
+        ));
+        assert!(matches!(
+            resolve(&[], [("ANTHROPIC_API_KEY", "")]).model.credential,
+            Nothing
+        ));
     }
 
     #[test]
     fn what_cannot_be_used_names_its_option() {
         let refused = |arguments: &[&str]| {
-            Settings::resolve(&parse(arguments), &Environment::default(), Role::Cli).unwrap_err().to_string()
+            Settings::resolve(&parse(arguments), &Environment::default(), Role::Cli)
+                .unwrap_err()
+                .to_string()
         };
-        insta::assert_snapshot!([
-            refused(&["--model-url", "ftp://x"]),
-            refused(&["--model-url", "https://user:canary@x/"]),
-            refused(&["--forge", "gitea=x", "--forge", "github=x"]),
-            refused(&["--forge-token-file", "x=/dev/null"]),
-        ]
-        .join("\n"));
+        insta::assert_snapshot!(
+            [
+                refused(&["--model-url", "ftp://x"]),
+                refused(&["--model-url", "https://user:canary@x/"]),
+                refused(&["--forge", "gitea=x", "--forge", "github=x"]),
+                refused(&["--forge-token-file", "x=/dev/null"]),
+            ]
+            .join("\n")
+        );
     }
 
     #[test]

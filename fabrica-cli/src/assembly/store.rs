@@ -10,6 +10,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use super::args::DatabaseArgs;
 use super::directories::Directories;
 use super::error::AssemblyError;
+use super::runner::hex;
 use super::settings;
 
 /// The file of the embedded database.
@@ -43,7 +44,10 @@ pub(super) async fn connect(
 /// How the database is shown to people: without password or parameters.
 pub fn shown_database(database: Option<&SecretString>, directories: &Directories) -> String {
     let Some(named) = database else {
-        return format!("{} (embedded)", directories.data.join("database").join(FILE).display());
+        return format!(
+            "{} (embedded)",
+            directories.data.join("database").join(FILE).display()
+        );
     };
     let text = named.expose_secret();
     match url::Url::parse(text) {
@@ -62,8 +66,10 @@ pub fn shown_database(database: Option<&SecretString>, directories: &Directories
 pub(super) async fn installation(store: &dyn Store) -> Result<String, StoreError> {
     let mut bytes = [0_u8; 32];
     SystemEntropy.fill(&mut bytes);
-    let id = store.create_token(INSTALLATION, TokenHash::from_bytes(bytes)).await?;
-    let digits: String = id.as_bytes().iter().take(6).map(|byte| format!("{byte:02x}")).collect();
+    let id = store
+        .create_token(INSTALLATION, TokenHash::from_bytes(bytes))
+        .await?;
+    let digits = hex(id.as_bytes().iter().copied().take(6));
     Ok(format!("fabrica-{digits}"))
 }
 
@@ -75,8 +81,14 @@ mod tests {
     fn a_database_is_shown_without_its_password() {
         let directories = Directories::below("/data", "/run");
         let shown = |text: &str| shown_database(Some(&SecretString::from(text)), &directories);
-        assert_eq!(shown("postgres://me:canary@db:5432/fabrica?password=canary"), "postgres://me@db:5432/fabrica");
+        assert_eq!(
+            shown("postgres://me:canary@db:5432/fabrica?password=canary"),
+            "postgres://me@db:5432/fabrica"
+        );
         assert_eq!(shown("sqlite:/x/y.sqlite"), "sqlite:/x/y.sqlite");
-        assert_eq!(shown_database(None, &directories), "/data/database/fabrica.sqlite (embedded)");
+        assert_eq!(
+            shown_database(None, &directories),
+            "/data/database/fabrica.sqlite (embedded)"
+        );
     }
 }

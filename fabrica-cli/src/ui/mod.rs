@@ -40,41 +40,57 @@ impl Ui {
     }
 
     /// A line of talk.
-    pub(crate) fn say(&self, line: &str) {
+    #[expect(clippy::unused_self, reason = "whoever speaks needs the value that knows how")]
+    pub(crate) fn say(self, line: &str) {
         // When nobody listens any more, the work still goes on.
         let _ = writeln!(io::stderr().lock(), "{line}");
     }
 
     /// A line of data.
-    pub(crate) fn data(&self, line: &str) {
+    #[expect(clippy::unused_self, reason = "whoever speaks needs the value that knows how")]
+    pub(crate) fn data(self, line: &str) {
         let mut stdout = io::stdout().lock();
         let _ = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
     }
 
     /// Data as it is, without a line's end of its own.
-    pub(crate) fn raw(&self, text: &str) {
+    #[expect(clippy::unused_self, reason = "whoever speaks needs the value that knows how")]
+    pub(crate) fn raw(self, text: &str) {
         let mut stdout = io::stdout().lock();
         let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
     }
 
     /// Text in a style, where styles are shown.
-    pub(crate) fn styled(&self, style: Style, text: &str) -> String {
-        if self.rich { paint(style, text) } else { text.to_owned() }
+    pub(crate) fn styled(self, style: Style, text: &str) -> String {
+        if self.rich {
+            paint(style, text)
+        } else {
+            text.to_owned()
+        }
     }
 
     /// What went wrong, with evidence and advice.
-    pub(crate) fn problem(&self, problem: &Problem) {
+    pub(crate) fn problem(self, problem: &Problem) {
+        let message = text::sanitize_lines(&problem.message);
+        let mut lines = message.lines();
+        let first = lines.next().unwrap_or_default();
         self.say(&format!(
-            "{} {} ({})",
+            "{} {first} ({})",
             self.styled(Style::Red, "error:"),
-            text::sanitize(&problem.message),
             problem.code
         ));
+        for line in lines {
+            self.say(&format!("  {}", line.trim_start()));
+        }
         for line in &problem.diagnosis {
             self.say(&format!("  | {}", text::sanitize(line)));
         }
         if let Some(hint) = &problem.hint {
-            self.say(&format!("{} {}", self.styled(Style::Yellow, "hint:"), text::sanitize(hint)));
+            self.say(&format!(
+                "{} {}",
+                self.styled(Style::Yellow, "hint:"),
+                text::sanitize(hint)
+            ));
         }
     }
 }

@@ -31,8 +31,11 @@ pub(crate) fn sanitize(text: &str) -> String {
 pub(crate) fn sanitize_lines(text: &str) -> String {
     text.lines()
         .map(|line| {
-            let indent: String = line.chars().take_while(|character| matches!(character, ' ' | '\t')).collect();
-            format!("{indent}{}", sanitize(line)).trim_end().to_owned()
+            let line = line.replace('\t', "    ");
+            let indent = line.len() - line.trim_start_matches(' ').len();
+            format!("{}{}", &line[..indent], sanitize(&line))
+                .trim_end()
+                .to_owned()
         })
         .collect::<Vec<_>>()
         .join("\n")
@@ -46,7 +49,10 @@ fn skip_escape(characters: &mut Characters<'_>) {
         Some('[') => skip_control_sequence(characters),
         Some(']' | 'P' | 'X' | '^' | '_') => skip_string(characters),
         Some(' '..='/') => {
-            while characters.next_if(|character| (' '..='/').contains(character)).is_some() {}
+            while characters
+                .next_if(|character| (' '..='/').contains(character))
+                .is_some()
+            {}
             characters.next();
         }
         _ => {}
@@ -54,7 +60,10 @@ fn skip_escape(characters: &mut Characters<'_>) {
 }
 
 fn skip_control_sequence(characters: &mut Characters<'_>) {
-    while characters.next_if(|character| (' '..='?').contains(character)).is_some() {}
+    while characters
+        .next_if(|character| (' '..='?').contains(character))
+        .is_some()
+    {}
     characters.next_if(|character| ('@'..='~').contains(character));
 }
 
@@ -94,7 +103,11 @@ pub(crate) fn clip(text: &str, width: usize) -> String {
 pub(crate) fn elapsed(time: Duration) -> String {
     let seconds = time.as_secs();
     let (hours, minutes, seconds) = (seconds / 3_600, seconds / 60 % 60, seconds % 60);
-    if hours > 0 { format!("{hours}:{minutes:02}:{seconds:02}") } else { format!("{minutes}:{seconds:02}") }
+    if hours > 0 {
+        format!("{hours}:{minutes:02}:{seconds:02}")
+    } else {
+        format!("{minutes}:{seconds:02}")
+    }
 }
 
 /// `950`, `19.1k`, `2.4M`.
@@ -133,7 +146,10 @@ mod tests {
         for (hostile, harmless) in [
             ("\u{1b}[31mred\u{1b}[0m", "red"),
             ("\u{1b}]52;c;aGVsbG8=\u{7}copied", "copied"),
-            ("\u{1b}]8;;https://evil.example\u{1b}\\link\u{1b}]8;;\u{1b}\\", "link"),
+            (
+                "\u{1b}]8;;https://evil.example\u{1b}\\link\u{1b}]8;;\u{1b}\\",
+                "link",
+            ),
             ("\u{9b}2Jcleared", "cleared"),
             ("\u{9d}0;title\u{9c}x", "x"),
             ("\u{1b}]0;never terminated", ""),
@@ -151,14 +167,20 @@ mod tests {
 
     #[test]
     fn lines_and_their_indentation_are_kept() {
-        assert_eq!(sanitize_lines("+\tfoo\n  bar\u{1b}[2J\r\n\n-x"), "+ foo\n  bar\n\n-x");
+        assert_eq!(
+            sanitize_lines("+\tfoo\n  bar\u{1b}[2J\r\n\n-x"),
+            "+    foo\n  bar\n\n-x"
+        );
     }
 
     #[test]
     fn times_and_numbers_are_short() {
         assert_eq!(elapsed(Duration::from_secs(7)), "0:07");
         assert_eq!(elapsed(Duration::from_secs(3_723)), "1:02:03");
-        assert_eq!([count(950), count(19_100), count(2_400_000)], ["950", "19.1k", "2.4M"]);
+        assert_eq!(
+            [count(950), count(19_100), count(2_400_000)],
+            ["950", "19.1k", "2.4M"]
+        );
         assert_eq!(clip("abcdef", 4), "abc…");
         assert_eq!(usage(&Usage::default()), "");
     }

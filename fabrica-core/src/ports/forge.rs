@@ -68,6 +68,9 @@ pub trait Forge: Debug + Send + Sync {
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ForgeError {
+    /// Nobody said which forge the repository's host is.
+    #[error("no forge is configured for {0}")]
+    NotConfigured(String),
     /// The token is missing, wrong, or lacks a right.
     #[error("the forge refused the credential: {0}")]
     Denied(String),
@@ -92,6 +95,7 @@ impl ForgeError {
     /// Stable code of this error.
     pub const fn code(&self) -> &'static str {
         match self {
+            Self::NotConfigured(_) => "forge.not_configured",
             Self::Denied(_) => "forge.denied",
             Self::NotFound(_) => "forge.not_found",
             Self::Refused(_) => "forge.refused",
@@ -107,6 +111,7 @@ impl ForgeError {
     /// What a person is told.
     pub fn failure(&self) -> Failure {
         let advice = match self {
+            Self::NotConfigured(_) => "The branch is pushed: open the pull request by hand. Name the host's forge with --forge, so that Fabrica opens the next one.",
             Self::Denied(_) => {
                 "Give Fabrica a forge token that may read the repository and write pull requests; the branch is pushed, so the pull request can also be opened by hand."
             }

@@ -15,7 +15,11 @@ use crate::refusal::Refusal;
 /// The longest name.
 const MAX_NAME: usize = 100;
 
-pub(super) async fn store(State(session): State<Arc<Session>>, Path(name): Path<String>, body: Body) -> Response {
+pub(super) async fn store(
+    State(session): State<Arc<Session>>,
+    Path(name): Path<String>,
+    body: Body,
+) -> Response {
     if !acceptable(&name) {
         let detail = format!(
             "an artifact's name has at most {MAX_NAME} letters, digits, `.`, `_` and `-`, and begins with a letter or digit"
@@ -24,7 +28,12 @@ pub(super) async fn store(State(session): State<Arc<Session>>, Path(name): Path<
     }
     let Ok(content) = to_bytes(body, MAX_ARTIFACT_BYTES).await else {
         let detail = format!("the artifact is incomplete or has more than {MAX_ARTIFACT_BYTES} bytes");
-        return Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "session.artifact_too_large", detail).into_problem();
+        return Refusal::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "session.artifact_too_large",
+            detail,
+        )
+        .into_problem();
     };
     match session.sink.store_artifact(name, content.into()).await {
         Ok(()) => StatusCode::NO_CONTENT.into_response(),
@@ -39,7 +48,9 @@ pub(super) async fn store(State(session): State<Arc<Session>>, Path(name): Path<
 fn acceptable(name: &str) -> bool {
     name.len() <= MAX_NAME
         && name.starts_with(|c: char| c.is_ascii_alphanumeric())
-        && name.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
+        && name
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
 }
 
 #[cfg(test)]
@@ -51,7 +62,20 @@ mod tests {
         for good in ["transcript.jsonl", "a", "checkpoint_1-2.tar.gz"] {
             assert!(acceptable(good), "{good}");
         }
-        for bad in ["", ".", "..", ".git", "a/b", "../a", "a\\b", "a\0", "a b", "é", "a\r\n", &"a".repeat(101)] {
+        for bad in [
+            "",
+            ".",
+            "..",
+            ".git",
+            "a/b",
+            "../a",
+            "a\\b",
+            "a\0",
+            "a b",
+            "é",
+            "a\r\n",
+            &"a".repeat(101),
+        ] {
             assert!(!acceptable(bad), "{bad:?}");
         }
     }

@@ -33,7 +33,11 @@ pub(super) async fn deliver(State(session): State<Arc<Session>>, body: Body) -> 
 async fn read(body: Body) -> Result<Vec<Envelope>, Refusal> {
     let Ok(bytes) = to_bytes(body, MAX_BATCH_BYTES).await else {
         let detail = format!("the batch is incomplete or has more than {MAX_BATCH_BYTES} bytes");
-        return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "session.batch_too_large", detail));
+        return Err(Refusal::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "session.batch_too_large",
+            detail,
+        ));
     };
     let mut events = Vec::new();
     for (index, line) in bytes.split(|byte| *byte == b'\n').enumerate() {
@@ -42,7 +46,11 @@ async fn read(body: Body) -> Result<Vec<Envelope>, Refusal> {
         }
         if events.len() == MAX_BATCH_EVENTS {
             let detail = format!("the batch has more than {MAX_BATCH_EVENTS} events");
-            return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "session.batch_too_large", detail));
+            return Err(Refusal::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "session.batch_too_large",
+                detail,
+            ));
         }
         events.push(serde_json::from_slice(line).map_err(|error| malformed(index + 1, &error))?);
     }
@@ -56,7 +64,10 @@ fn malformed(line: usize, error: &serde_json::Error) -> Refusal {
         serde_json::error::Category::Eof => "ends too early",
         serde_json::error::Category::Syntax | serde_json::error::Category::Io => "is not JSON",
     };
-    let detail = format!("line {line}, column {}: the line {kind}; nothing of the batch was taken", error.column());
+    let detail = format!(
+        "line {line}, column {}: the line {kind}; nothing of the batch was taken",
+        error.column()
+    );
     Refusal::new(StatusCode::BAD_REQUEST, "session.malformed", detail)
 }
 

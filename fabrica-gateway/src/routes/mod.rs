@@ -11,11 +11,11 @@ use axum::Router;
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::Response;
 use axum::routing::{get, post, put};
-use http::StatusCode;
+use http::{StatusCode, Uri};
 
 use crate::access::{Session, admit, agent_only, runner_only};
 use crate::git;
-use crate::refusal::Refusal;
+use crate::refusal::{Area, Refusal};
 
 /// Every route asks for a token first, also those that do not exist.
 pub(crate) fn router(session: Arc<Session>) -> Router {
@@ -36,11 +36,25 @@ pub(crate) fn router(session: Arc<Session>) -> Router {
         .nest("/session", reports)
         .nest("/model", model)
         .nest("/git", git::router())
-        .fallback(unknown)
+        .fallback(elsewhere)
         .layer(from_fn_with_state(Arc::clone(&session), admit))
         .with_state(session)
 }
 
+/// What no nested router takes, such as `/model/`.
+async fn elsewhere(uri: Uri) -> Response {
+    match Area::of(uri.path()) {
+        Area::Session => unknown().await,
+        Area::Model => model::refuse().await,
+        Area::Git => git::refuse().await,
+    }
+}
+
 async fn unknown() -> Response {
-    Refusal::new(StatusCode::NOT_FOUND, "gateway.unknown_route", "fabrica: the gateway serves no such thing").into_problem()
+    Refusal::new(
+        StatusCode::NOT_FOUND,
+        "gateway.unknown_route",
+        "fabrica: the gateway serves no such thing",
+    )
+    .into_problem()
 }

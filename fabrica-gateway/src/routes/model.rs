@@ -26,7 +26,15 @@ pub(super) async fn forward(State(session): State<Arc<Session>>, request: Reques
     }
     let url = address(&model.base_url, request.uri().path(), request.uri().query());
     let body = reqwest::Body::wrap_stream(request.into_body().into_data_stream());
-    match session.services.client.post(url).headers(headers).body(body).send().await {
+    match session
+        .services
+        .client
+        .post(url)
+        .headers(headers)
+        .body(body)
+        .send()
+        .await
+    {
         Ok(answer) => pass_back(&session, answer),
         Err(error) => {
             let cause = root_cause(&error);
@@ -40,8 +48,11 @@ pub(super) async fn forward(State(session): State<Arc<Session>>, request: Reques
 
 /// Whatever else the model API can do (files, batches, administration) could carry data out, or belongs to others.
 pub(super) async fn refuse() -> Response {
-    Refusal::forbidden("model.path_refused", "fabrica: the gateway serves POST /v1/messages and /v1/messages/count_tokens only")
-        .in_area(Area::Model)
+    Refusal::forbidden(
+        "model.path_refused",
+        "fabrica: the gateway serves POST /v1/messages and /v1/messages/count_tokens only",
+    )
+    .in_area(Area::Model)
 }
 
 /// `path` is one of the router's own, so it needs no check.
@@ -54,7 +65,8 @@ fn address(base: &Url, path: &str, query: Option<&str>) -> Url {
 
 fn add_credential(headers: &mut HeaderMap, credential: &ModelCredential) -> Result<(), Refusal> {
     let secret = |text: &str| {
-        let mut value = HeaderValue::from_str(text).map_err(|_| no_credential("cannot be sent in a header"))?;
+        let mut value =
+            HeaderValue::from_str(text).map_err(|_| no_credential("cannot be sent in a header"))?;
         value.set_sensitive(true);
         Ok(value)
     };
@@ -78,7 +90,10 @@ fn pass_back(session: &Session, answer: reqwest::Response) -> Response {
         tracing::info!(session = %session.fence, status = status.as_u16(), "the model API refused a request");
     }
     let headers = passing(answer.headers(), from_model);
-    let mut response = Response::new(Body::from_stream(until_ended(answer.bytes_stream(), &session.ended)));
+    let mut response = Response::new(Body::from_stream(until_ended(
+        answer.bytes_stream(),
+        &session.ended,
+    )));
     *response.status_mut() = status;
     *response.headers_mut() = headers;
     response
@@ -90,8 +105,15 @@ mod tests {
 
     #[test]
     fn the_path_is_appended_to_the_base() {
-        let address = |base: &str, query| address(&Url::parse(base).unwrap(), "/v1/messages", query).to_string();
-        assert_eq!(address("https://api.example", Some("beta=true")), "https://api.example/v1/messages?beta=true");
-        assert_eq!(address("https://proxy.example/anthropic/", None), "https://proxy.example/anthropic/v1/messages");
+        let address =
+            |base: &str, query| address(&Url::parse(base).unwrap(), "/v1/messages", query).to_string();
+        assert_eq!(
+            address("https://api.example", Some("beta=true")),
+            "https://api.example/v1/messages?beta=true"
+        );
+        assert_eq!(
+            address("https://proxy.example/anthropic/", None),
+            "https://proxy.example/anthropic/v1/messages"
+        );
     }
 }

@@ -38,9 +38,17 @@ impl FromStr for Address {
             Some(("unix", path)) if path.starts_with('/') => Ok(Self::Unix(path.into())),
             Some(("tcp" | "http", host)) => {
                 let host = host.trim_end_matches('/');
-                let port = host.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
-                let plain = host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-:[]_".contains(&byte));
-                if plain && port.is_some() { Ok(Self::Tcp(host.to_owned())) } else { Err(invalid()) }
+                let port = host
+                    .rsplit_once(':')
+                    .and_then(|(_, port)| port.parse::<u16>().ok());
+                let plain = host
+                    .bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || b".-:[]_".contains(&byte));
+                if plain && port.is_some() {
+                    Ok(Self::Tcp(host.to_owned()))
+                } else {
+                    Err(invalid())
+                }
             }
             _ => Err(invalid()),
         }
@@ -53,10 +61,27 @@ mod tests {
 
     #[test]
     fn sockets_and_plain_tcp_are_addresses_and_nothing_else() {
-        assert_eq!("unix:///run/x.sock".parse(), Ok(Address::Unix("/run/x.sock".into())));
-        assert_eq!("tcp://127.0.0.1:2375".parse(), Ok(Address::Tcp("127.0.0.1:2375".to_owned())));
-        assert_eq!("http://[::1]:2375/".parse(), Ok(Address::Tcp("[::1]:2375".to_owned())));
-        for text in ["", "unix://relative", "ssh://host", "tcp://host", "tcp://user@host:1", "/run/x.sock", "npipe:////x"] {
+        assert_eq!(
+            "unix:///run/x.sock".parse(),
+            Ok(Address::Unix("/run/x.sock".into()))
+        );
+        assert_eq!(
+            "tcp://127.0.0.1:2375".parse(),
+            Ok(Address::Tcp("127.0.0.1:2375".to_owned()))
+        );
+        assert_eq!(
+            "http://[::1]:2375/".parse(),
+            Ok(Address::Tcp("[::1]:2375".to_owned()))
+        );
+        for text in [
+            "",
+            "unix://relative",
+            "ssh://host",
+            "tcp://host",
+            "tcp://user@host:1",
+            "/run/x.sock",
+            "npipe:////x",
+        ] {
             assert!(text.parse::<Address>().is_err(), "{text:?}");
         }
     }

@@ -19,12 +19,20 @@ pub(super) fn body(plan: &Creation<'_>) -> ContainerCreateBody {
         // The whole command is the entry point, so that neither the image's entry point nor its command counts.
         entrypoint: Some(spec.command.clone()),
         cmd: Some(Vec::new()),
-        env: Some(spec.environment.iter().map(|(name, value)| format!("{name}={value}")).collect()),
+        env: Some(
+            spec.environment
+                .iter()
+                .map(|(name, value)| format!("{name}={value}"))
+                .collect(),
+        ),
         user: Some(plan.user()),
         working_dir: Some(spec.working_directory.clone()),
         labels: Some(plan.labels.clone().into_iter().collect()),
         stop_signal: Some("SIGTERM".to_owned()),
-        healthcheck: Some(HealthConfig { test: Some(vec!["NONE".to_owned()]), ..HealthConfig::default() }),
+        healthcheck: Some(HealthConfig {
+            test: Some(vec!["NONE".to_owned()]),
+            ..HealthConfig::default()
+        }),
         network_disabled: Some(true),
         host_config: Some(host_config(plan)),
         ..ContainerCreateBody::default()
@@ -42,12 +50,19 @@ fn host_config(plan: &Creation<'_>) -> HostConfig {
         privileged: Some(false),
         ipc_mode: Some("private".to_owned()),
         mounts: Some(mounts(plan)),
-        tmpfs: Some(tmpfs.map(|one| (one.container.clone(), tmpfs_options(one.size).join(","))).collect()),
+        tmpfs: Some(
+            tmpfs
+                .map(|one| (one.container.clone(), tmpfs_options(one.size).join(",")))
+                .collect(),
+        ),
         memory: limits.memory.map(signed),
         memory_swap: limits.memory.map(signed),
         nano_cpus: plan.nano_cpus(),
         pids_limit: limits.pids.map(i64::from),
-        restart_policy: Some(RestartPolicy { name: Some(RestartPolicyNameEnum::NO), maximum_retry_count: None }),
+        restart_policy: Some(RestartPolicy {
+            name: Some(RestartPolicyNameEnum::NO),
+            maximum_retry_count: None,
+        }),
         log_config: Some(HostConfigLogConfig {
             typ: Some("json-file".to_owned()),
             config: Some(HashMap::from([

@@ -57,7 +57,11 @@ impl Engine for DockerEngine {
     }
 
     async fn facts(&self) -> Result<Facts, RuntimeError> {
-        let info = self.client.info().await.map_err(self.refused("describe itself"))?;
+        let info = self
+            .client
+            .info()
+            .await
+            .map_err(self.refused("describe itself"))?;
         Ok(inspect::facts(info, self.socket.as_deref()))
     }
 
@@ -70,10 +74,15 @@ impl Engine for DockerEngine {
     }
 
     async fn create(&self, plan: &Creation<'_>) -> Result<String, RuntimeError> {
-        let options =
-            CreateContainerOptions { name: Some(plan.spec.name.to_string()), ..CreateContainerOptions::default() };
+        let options = CreateContainerOptions {
+            name: Some(plan.spec.name.to_string()),
+            ..CreateContainerOptions::default()
+        };
         let action = format!("create container {}", plan.spec.name);
-        let created = self.client.create_container(Some(options), create::body(plan)).await;
+        let created = self
+            .client
+            .create_container(Some(options), create::body(plan))
+            .await;
         Ok(created.map_err(self.refused(&action))?.id)
     }
 
@@ -87,7 +96,9 @@ impl Engine for DockerEngine {
     }
 
     async fn signal(&self, container: &str, signal: &str) -> Result<(), RuntimeError> {
-        let options = KillContainerOptions { signal: signal.to_owned() };
+        let options = KillContainerOptions {
+            signal: signal.to_owned(),
+        };
         let sent = self.client.kill_container(container, Some(options)).await;
         // 409: it does not run any more.
         self.settled(&format!("signal container {container}"), sent, &[404, 409])
@@ -95,7 +106,11 @@ impl Engine for DockerEngine {
 
     async fn delete_container(&self, container: &str) -> Result<(), RuntimeError> {
         // With the anonymous volumes that the image may ask for.
-        let options = RemoveContainerOptions { v: true, force: true, link: false };
+        let options = RemoveContainerOptions {
+            v: true,
+            force: true,
+            link: false,
+        };
         let removed = self.client.remove_container(container, Some(options)).await;
         // 409: somebody else is removing it. It has to be gone before its volume can be.
         if removed.as_ref().is_err_and(|error| is_status(error, 409)) {
@@ -112,18 +127,25 @@ impl Engine for DockerEngine {
         }
     }
 
-    async fn create_volume(&self, name: &str, labels: &BTreeMap<String, String>) -> Result<(), RuntimeError> {
+    async fn create_volume(&self, plan: &Creation<'_>) -> Result<(), RuntimeError> {
         let request = VolumeCreateRequest {
-            name: Some(name.to_owned()),
+            name: Some(plan.spec.name.to_string()),
             driver: Some("local".to_owned()),
-            labels: Some(labels.clone().into_iter().collect()),
+            labels: Some(plan.labels.clone().into_iter().collect()),
             ..VolumeCreateRequest::default()
         };
-        self.client.create_volume(request).await.map(drop).map_err(self.refused("create a volume"))
+        self.client
+            .create_volume(request)
+            .await
+            .map(drop)
+            .map_err(self.refused("create a volume"))
     }
 
     async fn delete_volume(&self, name: &str) -> Result<(), RuntimeError> {
-        let remove = || self.client.remove_volume(name, Some(RemoveVolumeOptions { force: false }));
+        let remove = || {
+            self.client
+                .remove_volume(name, Some(RemoveVolumeOptions { force: false }))
+        };
         let mut removed = remove().await;
         if removed.as_ref().is_err_and(|error| is_status(error, 409)) {
             // In use: perhaps by what prepared it, if that was interrupted.
@@ -139,7 +161,11 @@ impl Engine for DockerEngine {
             filters: Some(labelled(owner)),
             ..ListContainersOptions::default()
         };
-        let found = self.client.list_containers(Some(options)).await.map_err(self.refused("list containers"))?;
+        let found = self
+            .client
+            .list_containers(Some(options))
+            .await
+            .map_err(self.refused("list containers"))?;
         let listed = found.into_iter().filter_map(|one| {
             let name = one.names?.into_iter().next()?;
             let running = matches!(
@@ -158,15 +184,24 @@ impl Engine for DockerEngine {
     fn events(&self, owner: &str) -> BoxStream<'static, Result<ContainerName, RuntimeError>> {
         let mut filters = labelled(owner);
         filters.insert("type".to_owned(), vec!["container".to_owned()]);
-        let options = EventsOptions { filters: Some(filters), ..EventsOptions::default() };
+        let options = EventsOptions {
+            filters: Some(filters),
+            ..EventsOptions::default()
+        };
         let refused = self.refused("tell events");
         let events = self.client.events(Some(options)).map_err(refused);
-        events.try_filter_map(async |event: EventMessage| Ok(name_of(event))).boxed()
+        events
+            .try_filter_map(async |event: EventMessage| Ok(name_of(event)))
+            .boxed()
     }
 
     async fn log_tail(&self, container: &str, lines: usize) -> Result<Vec<String>, RuntimeError> {
-        let options =
-            LogsOptions { stdout: true, stderr: true, tail: lines.to_string(), ..LogsOptions::default() };
+        let options = LogsOptions {
+            stdout: true,
+            stderr: true,
+            tail: lines.to_string(),
+            ..LogsOptions::default()
+        };
         let mut frames = self.client.logs(container, Some(options));
         let mut tail = Tail::new(lines);
         loop {
@@ -192,7 +227,12 @@ impl Engine for DockerEngine {
         self.pull_image(reference, progress).await
     }
 
-    async fn import(&self, archive: &Path, reference: &str, progress: &ProgressSink) -> Result<(), RuntimeError> {
+    async fn import(
+        &self,
+        archive: &Path,
+        reference: &str,
+        progress: &ProgressSink,
+    ) -> Result<(), RuntimeError> {
         self.import_image(archive, reference, progress).await
     }
 
@@ -204,8 +244,13 @@ impl Engine for DockerEngine {
 fn name_of(event: EventMessage) -> Option<ContainerName> {
     // What happens inside a container (exec, top, …) changes nothing that we tell.
     let telling = ["create", "start", "die", "oom", "destroy", "pause", "unpause"];
-    if !event.action.is_some_and(|action| telling.contains(&action.as_str())) {
+    if !event
+        .action
+        .is_some_and(|action| telling.contains(&action.as_str()))
+    {
         return None;
     }
-    Some(ContainerName::from_engine(event.actor?.attributes?.remove("name")?))
+    Some(ContainerName::from_engine(
+        event.actor?.attributes?.remove("name")?,
+    ))
 }

@@ -12,13 +12,12 @@ pub(super) fn is_status(error: &Error, status: u16) -> bool {
 
 pub(super) fn translate(name: &EngineName, action: &str, error: Error) -> RuntimeError {
     match error {
-        Error::DockerResponseServerError { status_code: 502..=504, ref message } => {
-            name.unavailable(message.clone(), Some(Box::new(error)))
-        }
-        Error::DockerResponseServerError { ref message, .. } => {
-            name.denied(action, message.clone(), Some(Box::new(error)))
-        }
-        Error::DockerStreamError { error: ref message } => {
+        Error::DockerResponseServerError {
+            status_code: 502..=504,
+            ref message,
+        } => name.unavailable(message.clone(), Some(Box::new(error))),
+        Error::DockerResponseServerError { ref message, .. }
+        | Error::DockerStreamError { error: ref message } => {
             name.denied(action, message.clone(), Some(Box::new(error)))
         }
         Error::JsonDataError { .. }

@@ -16,18 +16,30 @@ use crate::docker::engine::DockerEngine;
 use crate::names::split_tag;
 
 impl DockerEngine {
-    pub(super) async fn pull_image(&self, reference: &str, progress: &ProgressSink) -> Result<(), RuntimeError> {
+    pub(super) async fn pull_image(
+        &self,
+        reference: &str,
+        progress: &ProgressSink,
+    ) -> Result<(), RuntimeError> {
         let (name, tag) = split_tag(reference);
         // A digest stands in the name; a tag beside it would be an error.
         let tag = (!reference.contains('@')).then(|| tag.to_owned());
         let name = if tag.is_some() { name } else { reference };
-        let options =
-            CreateImageOptions { from_image: Some(name.to_owned()), tag, ..CreateImageOptions::default() };
+        let options = CreateImageOptions {
+            from_image: Some(name.to_owned()),
+            tag,
+            ..CreateImageOptions::default()
+        };
         let steps = self.client.create_image(Some(options), None, None);
-        self.follow(steps, progress).await.map_err(|(error, _)| match refusal(&error) {
-            Some(reason) => RuntimeError::ImageMissing { reference: reference.to_owned(), reason },
-            None => self.refused("pull an image")(error),
-        })
+        self.follow(steps, progress)
+            .await
+            .map_err(|(error, _)| match refusal(&error) {
+                Some(reason) => RuntimeError::ImageMissing {
+                    reference: reference.to_owned(),
+                    reason,
+                },
+                None => self.refused("pull an image")(error),
+            })
     }
 
     pub(super) async fn import_image(
@@ -36,9 +48,12 @@ impl DockerEngine {
         reference: &str,
         progress: &ProgressSink,
     ) -> Result<(), RuntimeError> {
-        let failed = |reason| RuntimeError::BuildFailed { reference: reference.to_owned(), reason };
-        let file = archive::file(archive, progress).await;
-        let file = file.map_err(|error| failed(format!("cannot read {}: {error}", archive.display())))?;
+        let failed = |reason| RuntimeError::BuildFailed {
+            reference: reference.to_owned(),
+            reason,
+        };
+        let file = archive::file(archive, progress);
+        let unread = file.failure();
         let (name, tag) = split_tag(reference);
         let options = CreateImageOptions {
             from_src: Some("-".to_owned()),
@@ -46,11 +61,15 @@ impl DockerEngine {
             tag: Some(tag.to_owned()),
             ..CreateImageOptions::default()
         };
-        let steps = self.client.create_image(Some(options), Some(body_try_stream(file)), None);
-        self.follow(steps, progress).await.map_err(|(error, words)| match refusal(&error) {
-            Some(reason) => failed(words.with(&reason)),
-            None => self.refused("import an image")(error),
-        })
+        let steps = self
+            .client
+            .create_image(Some(options), Some(body_try_stream(file.chunks)), None);
+        self.follow(steps, progress)
+            .await
+            .map_err(|(error, words)| match refusal(&error) {
+                Some(reason) => failed(words.with(&reason)),
+                None => unread.or(reference, self.refused("import an image")(error)),
+            })
     }
 
     pub(super) async fn build_image(
@@ -66,14 +85,20 @@ impl DockerEngine {
             buildargs: Some(request.arguments.clone().into_iter().collect()),
             ..BuildImageOptions::default()
         };
-        let context = body_try_stream(archive::directory(&request.context));
-        let steps = self.client.build_image(options, None, Some(context));
-        self.follow(steps, progress).await.map_err(|(error, words)| match refusal(&error) {
-            Some(reason) => {
-                RuntimeError::BuildFailed { reference: request.reference.clone(), reason: words.with(&reason) }
-            }
-            None => self.refused("build an image")(error),
-        })
+        let context = archive::directory(&request.context);
+        let unread = context.failure();
+        let steps = self
+            .client
+            .build_image(options, None, Some(body_try_stream(context.chunks)));
+        self.follow(steps, progress)
+            .await
+            .map_err(|(error, words)| match refusal(&error) {
+                Some(reason) => RuntimeError::BuildFailed {
+                    reference: request.reference.clone(),
+                    reason: words.with(&reason),
+                },
+                None => unread.or(&request.reference, self.refused("build an image")(error)),
+            })
     }
 
     async fn follow<S: Into<Step>>(
@@ -101,7 +126,10 @@ impl DockerEngine {
 fn refusal(error: &Error) -> Option<String> {
     match error {
         Error::DockerStreamError { error } => Some(error.clone()),
-        Error::DockerResponseServerError { status_code: 400..=501, message } => Some(message.clone()),
+        Error::DockerResponseServerError {
+            status_code: 400..=501,
+            message,
+        } => Some(message.clone()),
         _ => None,
     }
 }
@@ -115,10 +143,12 @@ struct Step {
 impl From<CreateImageInfo> for Step {
     fn from(info: CreateImageInfo) -> Self {
         let status = info.status.unwrap_or_default();
-        let message = info.id.map_or_else(|| status.clone(), |layer| format!("{layer}: {status}"));
+        let message = info
+            .id
+            .map_or_else(|| status.clone(), |layer| format!("{layer}: {status}"));
         Self {
             message,
-            bytes: info.progress_detail.and_then(bytes),
+            bytes: info.progress_detail.as_ref().and_then(bytes),
             error: info.error_detail.and_then(|detail| detail.message),
         }
     }
@@ -128,12 +158,15 @@ impl From<BuildInfo> for Step {
     fn from(info: BuildInfo) -> Self {
         Self {
             message: info.stream.or(info.status).unwrap_or_default(),
-            bytes: info.progress_detail.and_then(bytes),
+            bytes: info.progress_detail.as_ref().and_then(bytes),
             error: info.error_detail.and_then(|detail| detail.message),
         }
     }
 }
 
-fn bytes(detail: ProgressDetail) -> Option<(u64, u64)> {
-    Some((u64::try_from(detail.current?).ok()?, u64::try_from(detail.total?).ok()?))
+fn bytes(detail: &ProgressDetail) -> Option<(u64, u64)> {
+    Some((
+        u64::try_from(detail.current?).ok()?,
+        u64::try_from(detail.total?).ok()?,
+    ))
 }

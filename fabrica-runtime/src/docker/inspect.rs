@@ -13,10 +13,16 @@ use crate::engine::{Facts, Inspected, MountFact, MountKind, Terms, unsigned};
 
 pub(super) fn facts(info: SystemInfo, socket: Option<&Path>) -> Facts {
     let security = info.security_options.unwrap_or_default();
-    let named = |name: &str| security.iter().find(|option| option.split(',').any(|part| part == name));
+    let named = |name: &str| {
+        security
+            .iter()
+            .find(|option| option.split(',').any(|part| part == name))
+    };
     let rootless = named("name=rootless").is_some();
     let host_user = if rootless {
-        socket.and_then(|path| std::fs::metadata(path).ok()).map(|metadata| metadata.uid())
+        socket
+            .and_then(|path| std::fs::metadata(path).ok())
+            .map(|metadata| metadata.uid())
     } else if named("name=userns").is_some() {
         None
     } else {
@@ -53,9 +59,15 @@ fn terms(host: &HostConfig) -> Terms {
     let options = host.security_opt.as_deref().unwrap_or_default();
     let dropped = host.cap_drop.as_deref().unwrap_or_default();
     let added = host.cap_add.as_deref().unwrap_or_default();
-    let namespaces = [("pid", &host.pid_mode), ("ipc", &host.ipc_mode), ("uts", &host.uts_mode), ("user", &host.userns_mode)];
+    let namespaces = [
+        ("pid", &host.pid_mode),
+        ("ipc", &host.ipc_mode),
+        ("uts", &host.uts_mode),
+        ("user", &host.userns_mode),
+    ];
     let shared = |mode: &&Option<String>| {
-        mode.as_deref().is_some_and(|mode| mode == "host" || mode.starts_with("container:"))
+        mode.as_deref()
+            .is_some_and(|mode| mode == "host" || mode.starts_with("container:"))
     };
     Terms {
         memory: host.memory.unwrap_or(0),
@@ -65,13 +77,23 @@ fn terms(host: &HostConfig) -> Terms {
         privileged: host.privileged.unwrap_or(false),
         no_capabilities: added.is_empty() && dropped.iter().any(|one| one.eq_ignore_ascii_case("all")),
         no_new_privileges: options.iter().any(|one| {
-            matches!(one.as_str(), "no-new-privileges" | "no-new-privileges:true" | "no-new-privileges=true")
+            matches!(
+                one.as_str(),
+                "no-new-privileges" | "no-new-privileges:true" | "no-new-privileges=true"
+            )
         }),
-        seccomp_off: options.iter().any(|one| matches!(one.as_str(), "seccomp=unconfined" | "seccomp:unconfined")),
+        seccomp_off: options
+            .iter()
+            .any(|one| matches!(one.as_str(), "seccomp=unconfined" | "seccomp:unconfined")),
         network: host.network_mode.clone().unwrap_or_default(),
         user: String::new(),
-        host_namespaces: namespaces.iter().filter(|(_, mode)| shared(mode)).map(|(name, _)| *name).collect(),
-        devices: host.devices.as_ref().map_or(0, Vec::len) + host.device_requests.as_ref().map_or(0, Vec::len),
+        host_namespaces: namespaces
+            .iter()
+            .filter(|(_, mode)| shared(mode))
+            .map(|(name, _)| *name)
+            .collect(),
+        devices: host.devices.as_ref().map_or(0, Vec::len)
+            + host.device_requests.as_ref().map_or(0, Vec::len),
         mounts: Vec::new(),
         tmpfs: host.tmpfs.iter().flat_map(|all| all.keys().cloned()).collect(),
     }
@@ -96,9 +118,9 @@ fn observation(state: ContainerState) -> Observation {
     match state.status {
         Some(Status::RUNNING | Status::PAUSED | Status::RESTARTING) => Observation::Running,
         // A program that could not be started leaves the container as it was, with an error and a code.
-        Some(Status::CREATED) if state.exit_code.unwrap_or(0) == 0 => {
-            Observation::Pending { reason: "created".to_owned() }
-        }
+        Some(Status::CREATED) if state.exit_code.unwrap_or(0) == 0 => Observation::Pending {
+            reason: "created".to_owned(),
+        },
         _ => Observation::Exited {
             code: state.exit_code.unwrap_or(-1),
             out_of_memory: state.oom_killed.unwrap_or(false),
@@ -111,6 +133,11 @@ pub(super) fn image(image: ImageInspect) -> ImageInfo {
     ImageInfo {
         id: image.id.unwrap_or_default(),
         size: unsigned(image.size),
-        labels: image.config.and_then(|config| config.labels).unwrap_or_default().into_iter().collect(),
+        labels: image
+            .config
+            .and_then(|config| config.labels)
+            .unwrap_or_default()
+            .into_iter()
+            .collect(),
     }
 }

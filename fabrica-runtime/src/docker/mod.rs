@@ -41,7 +41,10 @@ impl DockerRuntime {
     ///
     /// [`RuntimeError::Unavailable`] if no daemon answers there.
     pub async fn connect(address: &Address) -> Result<Self, RuntimeError> {
-        let name = EngineName { kind: "docker", address: address.to_string() };
+        let name = EngineName {
+            kind: "docker",
+            address: address.to_string(),
+        };
         let client = match address {
             Address::Unix(path) => {
                 Docker::connect_with_unix(&path.to_string_lossy(), CLIENT_TIMEOUT, API_DEFAULT_VERSION)
@@ -59,7 +62,11 @@ impl DockerRuntime {
             Address::Unix(path) => Some(path.clone()),
             Address::Tcp(_) => None,
         };
-        Ok(Self(Lifecycle::new(DockerEngine { name, client: agreed, socket })))
+        Ok(Self(Lifecycle::new(DockerEngine {
+            name,
+            client: agreed,
+            socket,
+        })))
     }
 
     /// The same, with another limit for a question's answer (30 seconds unless set).

@@ -47,16 +47,28 @@ impl DockerEngine {
 
     /// Removes the second container of a workspace; one that is not there is fine.
     pub(super) async fn remove_helper(&self, workspace: &str) -> Result<(), RuntimeError> {
-        let options = RemoveContainerOptions { v: false, force: true, link: false };
-        match self.client.remove_container(&helper(workspace), Some(options)).await {
+        let options = RemoveContainerOptions {
+            v: false,
+            force: true,
+            link: false,
+        };
+        match self
+            .client
+            .remove_container(&helper(workspace), Some(options))
+            .await
+        {
             Err(error) if !is_status(&error, 404) => Err(self.refused("prepare the workspace")(error)),
             _ => Ok(()),
         }
     }
 
     async fn workspace_writable(&self, plan: &Creation<'_>) -> Result<bool, RuntimeError> {
-        let options = DownloadFromContainerOptions { path: plan.spec.workspace.clone() };
-        let mut archive = self.client.download_from_container(plan.spec.name.as_str(), Some(options));
+        let options = DownloadFromContainerOptions {
+            path: plan.spec.workspace.clone(),
+        };
+        let mut archive = self
+            .client
+            .download_from_container(plan.spec.name.as_str(), Some(options));
         let mut head = Vec::new();
         while head.len() < 512 {
             match archive.next().await {
@@ -69,7 +81,8 @@ impl DockerEngine {
         let Some(entry) = entry else { return Ok(false) };
         let header = entry.header();
         let mode = header.mode().unwrap_or(0);
-        let owned = header.uid().ok() == Some(u64::from(plan.spec.user.0)) && mode & OWNER_WRITABLE == OWNER_WRITABLE;
+        let owned =
+            header.uid().ok() == Some(u64::from(plan.spec.user.0)) && mode & OWNER_WRITABLE == OWNER_WRITABLE;
         Ok(owned || mode & WORLD_WRITABLE != 0)
     }
 
@@ -78,12 +91,17 @@ impl DockerEngine {
         let helper = helper(plan.spec.name.as_str());
         let workspace = plan.spec.workspace.trim_end_matches('/');
         let (parent, name) = workspace.rsplit_once('/').unwrap_or(("", workspace));
-        let archive = directory_entry(name, plan.spec.user)
-            .map_err(|error| self.name.denied("prepare the workspace", error.to_string(), Some(Box::new(error))))?;
+        let archive = directory_entry(name, plan.spec.user).map_err(|error| {
+            self.name
+                .denied("prepare the workspace", error.to_string(), Some(Box::new(error)))
+        })?;
         let body = ContainerCreateBody {
             image: Some(plan.spec.image.clone()),
             entrypoint: Some(vec!["never-started".to_owned()]),
-            labels: Some(HashMap::from([(LABEL_HELPER.to_owned(), plan.spec.name.to_string())])),
+            labels: Some(HashMap::from([(
+                LABEL_HELPER.to_owned(),
+                plan.spec.name.to_string(),
+            )])),
             network_disabled: Some(true),
             host_config: Some(HostConfig {
                 network_mode: Some("none".to_owned()),
@@ -93,10 +111,22 @@ impl DockerEngine {
             }),
             ..ContainerCreateBody::default()
         };
-        let options = CreateContainerOptions { name: Some(helper.clone()), ..CreateContainerOptions::default() };
-        self.client.create_container(Some(options), body).await.map_err(&refused)?;
-        let options = UploadToContainerOptions { path: format!("{parent}/"), ..UploadToContainerOptions::default() };
-        self.client.upload_to_container(&helper, Some(options), body_full(archive.into())).await.map_err(&refused)
+        let options = CreateContainerOptions {
+            name: Some(helper.clone()),
+            ..CreateContainerOptions::default()
+        };
+        self.client
+            .create_container(Some(options), body)
+            .await
+            .map_err(&refused)?;
+        let options = UploadToContainerOptions {
+            path: format!("{parent}/"),
+            ..UploadToContainerOptions::default()
+        };
+        self.client
+            .upload_to_container(&helper, Some(options), body_full(archive.into()))
+            .await
+            .map_err(&refused)
     }
 
     /// Until a container that somebody else is removing is gone; whoever asks has a limit.

@@ -30,7 +30,7 @@ pub(super) fn body(plan: &Creation<'_>) -> Value {
         "read_only_filesystem": true,
         "privileged": false,
         "restart_policy": "no",
-        // `U`: the volume becomes the user's, whatever the image has at that place, also in a user namespace.
+        // The volume is the user's already; `U` gives the user what the image has at that place as well.
         "volumes": [{ "Name": spec.name, "Dest": spec.workspace, "Options": ["U"] }],
         "mounts": mounts(plan),
         "resource_limits": limits(plan),

@@ -61,7 +61,11 @@ impl Engine for PodmanEngine {
     }
 
     async fn facts(&self) -> Result<Facts, RuntimeError> {
-        let info = self.client.info().await.map_err(self.refused("describe itself"))?;
+        let info = self
+            .client
+            .info()
+            .await
+            .map_err(self.refused("describe itself"))?;
         Ok(inspect::facts(info, &self.socket))
     }
 
@@ -82,12 +86,17 @@ impl Engine for PodmanEngine {
             id: String,
         }
         let action = format!("create container {}", plan.spec.name);
-        let created = self.raw.post_json::<Created>("/containers/create", &create::body(plan)).await;
-        Ok(created.map_err(|failed| failed.into_error(&self.name, &action))?.id)
+        let created = self
+            .raw
+            .post_json::<Created>("/containers/create", &create::body(plan))
+            .await;
+        Ok(created
+            .map_err(|failed| failed.into_error(&self.name, &action))?
+            .id)
     }
 
     async fn prepare_workspace(&self, _: &Creation<'_>) -> Result<(), RuntimeError> {
-        // The volume's option `U` does it.
+        // The volume was created as the user's.
         Ok(())
     }
 
@@ -99,7 +108,11 @@ impl Engine for PodmanEngine {
     }
 
     async fn signal(&self, container: &str, signal: &str) -> Result<(), RuntimeError> {
-        let ended = ["can only kill running containers", "container state improper", "no such process"];
+        let ended = [
+            "can only kill running containers",
+            "container state improper",
+            "no such process",
+        ];
         match self.client.containers().get(container).send_signal(signal).await {
             Err(error) if is_status(&error, 404) || is_status(&error, 409) || says(&error, &ended) => Ok(()),
             sent => sent.map_err(self.refused(&format!("signal container {container}"))),
@@ -108,7 +121,11 @@ impl Engine for PodmanEngine {
 
     async fn delete_container(&self, container: &str) -> Result<(), RuntimeError> {
         // Without a timeout Podman would first ask the container to end, and wait ten seconds for it.
-        let options = ContainerDeleteOpts::builder().force(true).volumes(true).timeout(0).build();
+        let options = ContainerDeleteOpts::builder()
+            .force(true)
+            .volumes(true)
+            .timeout(0)
+            .build();
         match self.client.containers().get(container).delete(&options).await {
             Err(error) if is_status(&error, 404) || says(&error, &["no such container"]) => Ok(()),
             removed => removed.map_err(self.refused(&format!("remove container {container}"))),
@@ -123,9 +140,21 @@ impl Engine for PodmanEngine {
         }
     }
 
-    async fn create_volume(&self, name: &str, labels: &BTreeMap<String, String>) -> Result<(), RuntimeError> {
-        let options = VolumeCreateOpts::builder().name(name).labels(labels.clone()).build();
-        self.client.volumes().create(&options).await.map(drop).map_err(self.refused("create a volume"))
+    async fn create_volume(&self, plan: &Creation<'_>) -> Result<(), RuntimeError> {
+        let (user, group) = plan.spec.user;
+        // Without an owner of its own, the volume takes the one of the image's directory at that place, which may be
+        // root, and the mount's option `U` does not prevent that (4.3.1). Ids are those inside, also without root.
+        let options = VolumeCreateOpts::builder()
+            .name(plan.spec.name.as_str())
+            .labels(plan.labels.clone())
+            .options([("o", format!("uid={user},gid={group}"))])
+            .build();
+        self.client
+            .volumes()
+            .create(&options)
+            .await
+            .map(drop)
+            .map_err(self.refused("create a volume"))
     }
 
     async fn delete_volume(&self, name: &str) -> Result<(), RuntimeError> {
@@ -139,7 +168,12 @@ impl Engine for PodmanEngine {
     async fn list(&self, owner: &str) -> Result<Vec<Listed>, RuntimeError> {
         let filter = ContainerListFilter::LabelKeyVal(LABEL_OWNER.to_owned(), owner.to_owned());
         let options = ContainerListOpts::builder().all(true).filter([filter]).build();
-        let found = self.client.containers().list(&options).await.map_err(self.refused("list containers"))?;
+        let found = self
+            .client
+            .containers()
+            .list(&options)
+            .await
+            .map_err(self.refused("list containers"))?;
         let listed = found.into_iter().filter_map(|one| {
             let name = one.names?.into_iter().next()?;
             Some(Listed {
@@ -153,20 +187,28 @@ impl Engine for PodmanEngine {
 
     fn events(&self, owner: &str) -> BoxStream<'static, Result<ContainerName, RuntimeError>> {
         let filters =
-            serde_json::json!({ "type": ["container"], "label": [format!("{LABEL_OWNER}={owner}")] }).to_string();
+            serde_json::json!({ "type": ["container"], "label": [format!("{LABEL_OWNER}={owner}")] })
+                .to_string();
         let engine = self.clone();
         let connected = async move {
-            let response = engine.raw.get("/events", &[("stream", "true"), ("filters", &filters)]).await;
+            let response = engine
+                .raw
+                .get("/events", &[("stream", "true"), ("filters", &filters)])
+                .await;
             let response = response.map_err(|failed| failed.into_error(&engine.name, "tell events"))?;
             Ok::<_, RuntimeError>(engine.raw.lines::<Event>(response))
         };
-        stream::once(connected).try_flatten().try_filter_map(async |event| Ok(event.name())).boxed()
+        stream::once(connected)
+            .try_flatten()
+            .try_filter_map(async |event| Ok(event.name()))
+            .boxed()
     }
 
     async fn log_tail(&self, container: &str, lines: usize) -> Result<Vec<String>, RuntimeError> {
         let path = format!("/containers/{container}/logs");
-        let tail = lines.to_string();
-        let query = [("stdout", "true"), ("stderr", "true"), ("tail", tail.as_str())];
+        // Not Podman's `tail`: 4.3.1 mixes up the pieces of lines that were written in more than one. All of the log is
+        // at most what `create` allows.
+        let query = [("stdout", "true"), ("stderr", "true")];
         let mut response = match self.raw.get(&path, &query).await {
             Ok(response) => response,
             Err(Failed::Refused { status, .. }) if status.as_u16() == 404 => return Ok(Vec::new()),
@@ -195,7 +237,12 @@ impl Engine for PodmanEngine {
         self.pull_image(reference, progress).await
     }
 
-    async fn import(&self, archive: &Path, reference: &str, progress: &ProgressSink) -> Result<(), RuntimeError> {
+    async fn import(
+        &self,
+        archive: &Path,
+        reference: &str,
+        progress: &ProgressSink,
+    ) -> Result<(), RuntimeError> {
         self.import_image(archive, reference, progress).await
     }
 
@@ -221,7 +268,9 @@ struct Actor {
 
 impl Event {
     fn name(self) -> Option<ContainerName> {
-        let telling = ["create", "init", "start", "died", "cleanup", "remove", "kill", "pause", "unpause", "oom"];
+        let telling = [
+            "create", "init", "start", "died", "cleanup", "remove", "kill", "pause", "unpause", "oom",
+        ];
         if !telling.contains(&self.action.as_str()) {
             return None;
         }

@@ -21,12 +21,18 @@ struct Step {
 }
 
 impl PodmanEngine {
-    pub(super) async fn pull_image(&self, reference: &str, progress: &ProgressSink) -> Result<(), RuntimeError> {
+    pub(super) async fn pull_image(
+        &self,
+        reference: &str,
+        progress: &ProgressSink,
+    ) -> Result<(), RuntimeError> {
         let query = [("reference", reference), ("policy", "always")];
         let response = self.raw.post("/images/pull", &query, None).await;
-        self.follow(response, "pull an image", progress, |reason| RuntimeError::ImageMissing {
-            reference: reference.to_owned(),
-            reason,
+        self.follow(response, "pull an image", progress, |reason| {
+            RuntimeError::ImageMissing {
+                reference: reference.to_owned(),
+                reason,
+            }
         })
         .await
     }
@@ -37,14 +43,21 @@ impl PodmanEngine {
         reference: &str,
         progress: &ProgressSink,
     ) -> Result<(), RuntimeError> {
-        let failed = |reason| RuntimeError::BuildFailed { reference: reference.to_owned(), reason };
-        let file = archive::file(archive, progress).await;
-        let file = file.map_err(|error| failed(format!("cannot read {}: {error}", archive.display())))?;
-        let body = Some(Body::wrap_stream(file));
-        match self.raw.post("/images/import", &[("reference", reference)], body).await {
+        let failed = |reason| RuntimeError::BuildFailed {
+            reference: reference.to_owned(),
+            reason,
+        };
+        let file = archive::file(archive, progress);
+        let unread = file.failure();
+        let body = Some(Body::wrap_stream(file.chunks));
+        match self
+            .raw
+            .post("/images/import", &[("reference", reference)], body)
+            .await
+        {
             Ok(_) => Ok(()),
             Err(Failed::Refused { message, .. }) => Err(failed(message)),
-            Err(Failed::Broken(error)) => Err(error),
+            Err(Failed::Broken(error)) => Err(unread.or(reference, error)),
         }
     }
 
@@ -62,13 +75,23 @@ impl PodmanEngine {
             ("forcerm", "true"),
             ("pullpolicy", "missing"),
         ];
-        let context = Body::wrap_stream(archive::directory(&request.context));
-        let response = self.raw.post("/build", &query, Some(context)).await;
-        self.follow(response, "build an image", progress, |reason| RuntimeError::BuildFailed {
-            reference: request.reference.clone(),
-            reason,
+        let context = archive::directory(&request.context);
+        let unread = context.failure();
+        let response = self
+            .raw
+            .post("/build", &query, Some(Body::wrap_stream(context.chunks)))
+            .await;
+        self.follow(response, "build an image", progress, |reason| {
+            RuntimeError::BuildFailed {
+                reference: request.reference.clone(),
+                reason,
+            }
         })
         .await
+        .map_err(|error| match error {
+            RuntimeError::Unavailable { .. } => unread.or(&request.reference, error),
+            error => error,
+        })
     }
 
     /// Reads the progress to its end; the engine's refusal becomes the error that `failed` makes of it.

@@ -16,27 +16,41 @@ pub(super) fn facts(info: Info, socket: &Path) -> Facts {
     let rootless = security.and_then(|security| security.rootless).unwrap_or(false);
     // A rootless Podman on cgroup v1 ignores every limit; elsewhere it enforces what it was given a controller for.
     let ignores = rootless && host.and_then(|host| host.cgroup_version.as_deref()) == Some("v1");
-    let controllers = host.and_then(|host| host.cgroup_controllers.as_deref()).unwrap_or_default();
+    let controllers = host
+        .and_then(|host| host.cgroup_controllers.as_deref())
+        .unwrap_or_default();
     let enforces = |controller: &str| !ignores && controllers.iter().any(|one| one == controller);
-    let host_user = if rootless { std::fs::metadata(socket).ok().map(|metadata| metadata.uid()) } else { Some(0) };
+    let host_user = if rootless {
+        std::fs::metadata(socket).ok().map(|metadata| metadata.uid())
+    } else {
+        Some(0)
+    };
     Facts {
         capabilities: Capabilities {
             engine: "podman".to_owned(),
-            version: info.version.and_then(|version| version.version).unwrap_or_default(),
+            version: info
+                .version
+                .and_then(|version| version.version)
+                .unwrap_or_default(),
             rootless,
             host_user,
             memory_limit: enforces("memory"),
             cpu_limit: enforces("cpu"),
             pids_limit: enforces("pids"),
         },
-        seccomp: security.and_then(|security| security.seccomp_enabled).unwrap_or(false),
+        seccomp: security
+            .and_then(|security| security.seccomp_enabled)
+            .unwrap_or(false),
     }
 }
 
 pub(super) fn inspected(found: InspectContainerData) -> Inspected {
     // What is not told is not held: `Terms::default` keeps no promise.
     let mut terms = found.host_config.as_ref().map(terms).unwrap_or_default();
-    let (user, labels) = found.config.map(|config| (config.user, config.labels)).unwrap_or_default();
+    let (user, labels) = found
+        .config
+        .map(|config| (config.user, config.labels))
+        .unwrap_or_default();
     let no_caps = |caps: &Option<Vec<String>>| caps.as_ref().is_none_or(Vec::is_empty);
     terms.no_capabilities &= no_caps(&found.bounding_caps) && no_caps(&found.effective_caps);
     terms.user = user.unwrap_or_default();
@@ -44,17 +58,27 @@ pub(super) fn inspected(found: InspectContainerData) -> Inspected {
     Inspected {
         id: found.id.unwrap_or_default(),
         labels: labels.unwrap_or_default().into_iter().collect(),
-        observation: found.state.map_or(Observation::Pending { reason: "unknown".to_owned() }, observation),
+        observation: found.state.map_or(
+            Observation::Pending {
+                reason: "unknown".to_owned(),
+            },
+            observation,
+        ),
         terms,
     }
 }
 
 fn terms(host: &InspectContainerHostConfig) -> Terms {
     let options = host.security_opt.as_deref().unwrap_or_default();
-    let namespaces =
-        [("pid", &host.pid_mode), ("ipc", &host.ipc_mode), ("uts", &host.uts_mode), ("user", &host.userns_mode)];
+    let namespaces = [
+        ("pid", &host.pid_mode),
+        ("ipc", &host.ipc_mode),
+        ("uts", &host.uts_mode),
+        ("user", &host.userns_mode),
+    ];
     let shared = |mode: &&Option<String>| {
-        mode.as_deref().is_some_and(|mode| mode == "host" || mode.starts_with("container:"))
+        mode.as_deref()
+            .is_some_and(|mode| mode == "host" || mode.starts_with("container:"))
     };
     Terms {
         memory: host.memory.unwrap_or(0),
@@ -67,7 +91,11 @@ fn terms(host: &InspectContainerHostConfig) -> Terms {
         seccomp_off: options.iter().any(|one| one == "seccomp=unconfined"),
         network: host.network_mode.clone().unwrap_or_default(),
         user: String::new(),
-        host_namespaces: namespaces.iter().filter(|(_, mode)| shared(mode)).map(|(name, _)| *name).collect(),
+        host_namespaces: namespaces
+            .iter()
+            .filter(|(_, mode)| shared(mode))
+            .map(|(name, _)| *name)
+            .collect(),
         devices: host.devices.as_ref().map_or(0, Vec::len),
         mounts: Vec::new(),
         tmpfs: host.tmpfs.iter().flat_map(|all| all.keys().cloned()).collect(),
@@ -92,9 +120,9 @@ fn observation(state: InspectContainerState) -> Observation {
     match state.status.as_deref() {
         // `stopping`: it got its signal and has not ended.
         Some("running" | "paused" | "stopping") => Observation::Running,
-        Some(status @ ("created" | "configured" | "initialized")) => {
-            Observation::Pending { reason: status.to_owned() }
-        }
+        Some(status @ ("created" | "configured" | "initialized")) => Observation::Pending {
+            reason: status.to_owned(),
+        },
         _ => Observation::Exited {
             code: state.exit_code.map_or(-1, i64::from),
             out_of_memory: state.oom_killed.unwrap_or(false),

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | create | it sends `no_new_privileges` misspelt, so Podman ignores it |
 //! | stop | it sends the timeout under a name that Podman ignores: we signal, look, and kill |
-//! | logs | its decoder can panic on an unknown stream byte |
+//! | logs | its decoder can panic on an unknown stream byte (and `tail` is no use: Podman then mixes up lines) |
 //! | events | its stream borrows the client |
 //! | import, build | it reads the whole archive into memory |
 //! | pull | as for the build: one reader for Podman's progress lines |
@@ -48,7 +48,10 @@ impl PodmanRuntime {
     /// [`RuntimeError::Unavailable`] if no service answers there.
     pub async fn connect(socket: impl Into<PathBuf>) -> Result<Self, RuntimeError> {
         let socket = socket.into();
-        let name = EngineName { kind: "podman", address: format!("unix://{}", socket.display()) };
+        let name = EngineName {
+            kind: "podman",
+            address: format!("unix://{}", socket.display()),
+        };
         // The crate's own version of the interface: from 5.0 on, its model of an inspection does not fit.
         let client = Podman::unix(&socket);
         match timeout(PATIENCE, client.ping()).await {
@@ -56,7 +59,12 @@ impl PodmanRuntime {
             Err(_) => return Err(name.silent("answer", PATIENCE)),
         };
         let raw = Raw::new(name.clone(), &socket)?;
-        Ok(Self(Lifecycle::new(PodmanEngine { name, client, raw, socket })))
+        Ok(Self(Lifecycle::new(PodmanEngine {
+            name,
+            client,
+            raw,
+            socket,
+        })))
     }
 
     /// The same, with another limit for a question's answer (30 seconds unless set).

@@ -52,13 +52,18 @@ impl Failed {
 
 impl Raw {
     pub(super) fn new(name: EngineName, socket: &Path) -> Result<Self, RuntimeError> {
-        let client = Client::builder().unix_socket(socket).no_proxy().pool_max_idle_per_host(0).build();
+        let client = Client::builder()
+            .unix_socket(socket)
+            .no_proxy()
+            .pool_max_idle_per_host(0)
+            .build();
         let client = client.map_err(|error| name.unreachable(error))?;
         Ok(Self { name, client })
     }
 
     pub(super) async fn get(&self, path: &str, query: &[(&str, &str)]) -> Result<Response, Failed> {
-        self.answered(self.client.get(format!("{ROOT}{path}")).query(query)).await
+        self.answered(self.client.get(format!("{ROOT}{path}")).query(query))
+            .await
     }
 
     pub(super) async fn post_json<T: DeserializeOwned>(
@@ -66,7 +71,9 @@ impl Raw {
         path: &str,
         body: &serde_json::Value,
     ) -> Result<T, Failed> {
-        let response = self.answered(self.client.post(format!("{ROOT}{path}")).json(body)).await?;
+        let response = self
+            .answered(self.client.post(format!("{ROOT}{path}")).json(body))
+            .await?;
         response.json().await.map_err(|error| self.broken(error))
     }
 
@@ -100,7 +107,11 @@ impl Raw {
 
     fn broken(&self, error: reqwest::Error) -> Failed {
         let error = error.without_url();
-        Failed::Broken(if error.is_decode() { self.name.garbage(error) } else { self.name.unreachable(error) })
+        Failed::Broken(if error.is_decode() {
+            self.name.garbage(error)
+        } else {
+            self.name.unreachable(error)
+        })
     }
 
     /// A body of JSON values, one a line, as they come.
@@ -110,7 +121,9 @@ impl Raw {
     ) -> BoxStream<'static, Result<T, RuntimeError>> {
         let name = self.name.clone();
         let broken = self.name.clone();
-        let chunks = response.bytes_stream().map_err(move |error| broken.unreachable(error.without_url()));
+        let chunks = response
+            .bytes_stream()
+            .map_err(move |error| broken.unreachable(error.without_url()));
         let state = (chunks.boxed(), Vec::new(), false);
         let lines = stream::try_unfold(state, |(mut chunks, mut open, mut ended)| async move {
             loop {

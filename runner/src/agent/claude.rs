@@ -45,7 +45,11 @@ impl Claude<'_> {
             .processes
             .spawn(&mut command)
             .map_err(|error| not_started(PROGRAM, &error))?;
-        let pipes = (process.child.stdin.take(), process.child.stdout.take(), process.child.stderr.take());
+        let pipes = (
+            process.child.stdin.take(),
+            process.child.stdout.take(),
+            process.child.stderr.take(),
+        );
         let exited = CancellationToken::new();
         let end = async {
             let end = self.commands.end(&mut process).await;
@@ -54,9 +58,9 @@ impl Claude<'_> {
             exited.cancel();
             end
         };
-        let (end, (), stream, tail) = tokio::join!(
+        let (end, _, stream, tail) = tokio::join!(
             end,
-            feed(pipes.0, &self.job.task),
+            unless_quiet(feed(pipes.0, &self.job.task), &exited),
             self.follow(pipes.1, &exited),
             last_lines(pipes.2, &exited)
         );
@@ -77,10 +81,22 @@ impl Claude<'_> {
             .env("CLAUDE_CONFIG_DIR", self.environment.agent_config())
             // The repository's CLAUDE.md counts, its settings do not.
             .env("CLAUDE_CODE_ADDITIONAL_DIRECTORIES_CLAUDE_MD", "1")
-            .args(["-p", "--output-format", "stream-json", "--verbose", "--dangerously-skip-permissions"])
+            .args([
+                "-p",
+                "--output-format",
+                "stream-json",
+                "--verbose",
+                "--dangerously-skip-permissions",
+            ])
             .arg("--add-dir")
             .arg(&self.commands.directory)
-            .args(["--setting-sources", "user", "--strict-mcp-config", "--settings", SETTINGS])
+            .args([
+                "--setting-sources",
+                "user",
+                "--strict-mcp-config",
+                "--settings",
+                SETTINGS,
+            ])
             .arg("--append-system-prompt-file")
             .arg(instructions)
             .arg("--session-id")
@@ -118,7 +134,10 @@ impl Claude<'_> {
     pub(crate) fn transcript(environment: &Environment, job: &Job) -> Option<PathBuf> {
         let name = format!("{}.jsonl", job.session);
         let projects = std::fs::read_dir(environment.agent_config().join("projects")).ok()?;
-        projects.flatten().map(|project| project.path().join(&name)).find(|path| path.is_file())
+        projects
+            .flatten()
+            .map(|project| project.path().join(&name))
+            .find(|path| path.is_file())
     }
 }
 
@@ -135,23 +154,26 @@ fn briefing(job: &Job) -> String {
         job.branch
     );
     if !job.verify.is_empty() {
-        text.push_str("- When you are done, these commands are run in the repository, and all of them must pass:\n");
+        text.push_str(
+            "- When you are done, these commands are run in the repository, and all of them must pass:\n",
+        );
         for command in &job.verify {
             text.push_str("  - `");
             text.push_str(command);
             text.push_str("`\n");
         }
     }
-    text.push_str("- End with a short summary of what you changed, for the description of the pull request.\n");
+    text.push_str(
+        "- End with a short summary of what you changed, for the description of the pull request.\n",
+    );
     text
 }
 
 /// An end of the agent before it has read all is told by its stream.
-async fn feed(pipe: Option<ChildStdin>, task: &str) {
-    if let Some(mut pipe) = pipe {
-        let _ = pipe.write_all(task.as_bytes()).await;
-        let _ = pipe.shutdown().await;
-    }
+async fn feed(pipe: Option<ChildStdin>, task: &str) -> Option<()> {
+    let mut pipe = pipe?;
+    pipe.write_all(task.as_bytes()).await.ok()?;
+    pipe.shutdown().await.ok()
 }
 
 async fn last_lines<R: AsyncRead + Unpin>(pipe: Option<R>, exited: &CancellationToken) -> Tail {

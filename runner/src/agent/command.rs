@@ -16,10 +16,21 @@ pub(super) async fn work(commands: &Commands, argv: &[String]) -> Result<String,
         ));
     };
     findable(commands, program)?;
-    commands.reporter.progress("agent", format!("Running {program}")).await;
-    let ended = commands.run("agent", commands.program(program).args(arguments)).await?;
+    commands
+        .reporter
+        .progress("agent", format!("Running {program}"))
+        .await;
+    let ended = commands
+        .run("agent", commands.program(program).args(arguments))
+        .await?;
     if ended.status.success() {
-        return Ok(ended.tail.iter().rev().find(|line| !line.trim().is_empty()).cloned().unwrap_or_default());
+        return Ok(ended
+            .tail
+            .iter()
+            .rev()
+            .find(|line| !line.trim().is_empty())
+            .cloned()
+            .unwrap_or_default());
     }
     Err(Failure::new(
         "agent.failed",
@@ -32,11 +43,17 @@ pub(super) async fn work(commands: &Commands, argv: &[String]) -> Result<String,
 /// A program that cannot be started is worth a failure of its own.
 fn findable(commands: &Commands, program: &str) -> Result<(), Failure> {
     use std::os::unix::fs::PermissionsExt as _;
-    let path = commands.variables.iter().find(|(name, _)| name == "PATH").map(|(_, value)| value.clone());
+    let path = commands
+        .variables
+        .iter()
+        .find(|(name, _)| name == "PATH")
+        .map(|(_, value)| value.clone());
     let candidates: Vec<_> = if program.contains('/') {
         vec![commands.directory.join(program)]
     } else {
-        std::env::split_paths(&path.unwrap_or_default()).map(|directory| directory.join(program)).collect()
+        std::env::split_paths(&path.unwrap_or_default())
+            .map(|directory| directory.join(program))
+            .collect()
     };
     let modes: Vec<u32> = candidates
         .iter()

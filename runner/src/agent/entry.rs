@@ -9,12 +9,31 @@ use super::stream::{number, text};
 use crate::text::one_line;
 
 /// The fields of a tool's input that say most about it, by rank.
-const TELLING: [&str; 9] =
-    ["file_path", "notebook_path", "command", "pattern", "description", "url", "query", "path", "skill"];
+const TELLING: [&str; 9] = [
+    "file_path",
+    "notebook_path",
+    "command",
+    "pattern",
+    "description",
+    "url",
+    "query",
+    "path",
+    "skill",
+];
 /// Fields that only programs need, and that repeat in every line.
 const NOISE: [&str; 12] = [
-    "type", "session_id", "uuid", "tools", "slash_commands", "terminal_slash_commands", "agents", "skills", "plugins",
-    "memory_paths", "subagent_stats", "mcp_servers",
+    "type",
+    "session_id",
+    "uuid",
+    "tools",
+    "slash_commands",
+    "terminal_slash_commands",
+    "agents",
+    "skills",
+    "plugins",
+    "memory_paths",
+    "subagent_stats",
+    "mcp_servers",
 ];
 
 /// A content block of the agent.
@@ -48,7 +67,12 @@ pub(super) fn of_user_block(block: Value) -> Option<TranscriptEntry> {
 fn entry(kind: &str, summary: String, mut detail: Map<String, Value>) -> TranscriptEntry {
     detail.remove("type");
     detail.remove("signature");
-    TranscriptEntry { kind: kind.to_owned(), parent: None, summary, detail }
+    TranscriptEntry {
+        kind: kind.to_owned(),
+        parent: None,
+        summary,
+        detail,
+    }
 }
 
 /// `Read src/lib.rs`, `Bash: cargo test`.
@@ -63,7 +87,10 @@ fn tool(block: &Map<String, Value>, directory: &Path) -> String {
     match telling {
         Some(("file_path" | "notebook_path" | "path", path)) => {
             let directory = format!("{}/", directory.display());
-            one_line(&format!("{name} {}", path.strip_prefix(&directory).unwrap_or(path)))
+            one_line(&format!(
+                "{name} {}",
+                path.strip_prefix(&directory).unwrap_or(path)
+            ))
         }
         Some((_, value)) => one_line(&format!("{name}: {value}")),
         None if input.is_empty() => name.to_owned(),
@@ -78,7 +105,10 @@ fn content(block: &Map<String, Value>) -> String {
         Some(Value::Array(parts)) => {
             let text = |part: &Value| match part.get("text").and_then(Value::as_str) {
                 Some(text) => text.to_owned(),
-                None => format!("[{}]", part.get("type").and_then(Value::as_str).unwrap_or("content")),
+                None => format!(
+                    "[{}]",
+                    part.get("type").and_then(Value::as_str).unwrap_or("content")
+                ),
             };
             parts.iter().map(text).collect::<Vec<_>>().join(" ")
         }
@@ -108,8 +138,16 @@ pub(super) fn retry(object: &Map<String, Value>) -> String {
 /// A system line that people should see.
 pub(super) fn notice(subtype: &str, object: &Map<String, Value>) -> Option<String> {
     let said = match subtype {
-        "init" => format!("Claude Code {} with {}", text(object, "claude_code_version"), text(object, "model")),
-        "permission_denied" => format!("{} was denied: {}", text(object, "tool_name"), text(object, "message")),
+        "init" => format!(
+            "Claude Code {} with {}",
+            text(object, "claude_code_version"),
+            text(object, "model")
+        ),
+        "permission_denied" => format!(
+            "{} was denied: {}",
+            text(object, "tool_name"),
+            text(object, "message")
+        ),
         "model_fallback" => "The agent goes on with another model".to_owned(),
         "model_refusal_no_fallback" => "The model refused the request".to_owned(),
         "compact_boundary" => "The agent shortened its memory of the conversation".to_owned(),

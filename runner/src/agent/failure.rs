@@ -129,7 +129,10 @@ fn words(result: &Map<String, Value>, reason: &str) -> String {
     let errors = result.get("errors").and_then(Value::as_array);
     let errors: Vec<&str> = errors.into_iter().flatten().filter_map(Value::as_str).collect();
     match (text(result, "result"), errors.as_slice()) {
-        ("", []) => format!("the agent ended without success: {}", if reason.is_empty() { "unknown" } else { reason }),
+        ("", []) => format!(
+            "the agent ended without success: {}",
+            if reason.is_empty() { "unknown" } else { reason }
+        ),
         ("", errors) => one_line(&errors.join("; ")),
         (result, _) => one_line(result),
     }

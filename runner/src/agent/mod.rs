@@ -24,8 +24,18 @@ pub(crate) async fn work(
 ) -> Result<String, Failure> {
     match &job.agent {
         Agent::Claude => {
-            commands.reporter.progress("agent", "The agent starts to work").await;
-            Claude { commands, environment, job, model_address }.work().await
+            commands
+                .reporter
+                .progress("agent", "The agent starts to work")
+                .await;
+            Claude {
+                commands,
+                environment,
+                job,
+                model_address,
+            }
+            .work()
+            .await
         }
         Agent::Command(argv) => command::work(commands, argv).await,
     }

@@ -68,7 +68,7 @@ impl Stream {
     fn object(&mut self, object: &Map<String, Value>) -> Vec<RunnerEvent> {
         match text(object, "type") {
             "assistant" => self.assistant(object),
-            "user" => self.user(object),
+            "user" => user(object),
             "system" => self.system(object),
             "result" => self.result(object),
             // Heartbeats, partial messages, and what a newer version may add.
@@ -78,12 +78,17 @@ impl Stream {
 
     fn assistant(&mut self, object: &Map<String, Value>) -> Vec<RunnerEvent> {
         let parent = parent(object);
-        let Some(message) = object.get("message").and_then(Value::as_object) else { return Vec::new() };
+        let Some(message) = object.get("message").and_then(Value::as_object) else {
+            return Vec::new();
+        };
         let mut events = Vec::new();
         for block in blocks(message) {
             if let Some(entry) = entry::of_block(block, &self.directory) {
                 self.said.push(&entry.summary);
-                events.push(RunnerEvent::Agent(TranscriptEntry { parent: parent.clone(), ..entry }));
+                events.push(RunnerEvent::Agent(TranscriptEntry {
+                    parent: parent.clone(),
+                    ..entry
+                }));
             }
         }
         events.extend(self.use_of_message(message, parent.is_none()));
@@ -98,9 +103,13 @@ impl Stream {
             return None;
         }
         let known = self.messages.get(id).copied();
-        let now = Usage { turns: u32::from(main), ..api_usage(usage) };
+        let now = Usage {
+            turns: u32::from(main),
+            ..api_usage(usage)
+        };
         let more = beyond(now, known.unwrap_or_default());
-        self.messages.insert(id.to_owned(), known.unwrap_or_default().plus(more));
+        self.messages
+            .insert(id.to_owned(), known.unwrap_or_default().plus(more));
         self.report(more)
     }
 
@@ -112,26 +121,30 @@ impl Stream {
         Some(RunnerEvent::Usage(more))
     }
 
-    fn user(&mut self, object: &Map<String, Value>) -> Vec<RunnerEvent> {
-        let parent = parent(object);
-        let Some(message) = object.get("message").and_then(Value::as_object) else { return Vec::new() };
-        let entries = blocks(message).filter_map(|block| entry::of_user_block(block));
-        entries.map(|entry| RunnerEvent::Agent(TranscriptEntry { parent: parent.clone(), ..entry })).collect()
-    }
-
     fn system(&mut self, object: &Map<String, Value>) -> Vec<RunnerEvent> {
         let subtype = text(object, "subtype");
         self.refused |= subtype.starts_with("model_refusal");
         if subtype == "api_retry" {
             let message = entry::retry(object);
             self.said.push(&message);
-            return vec![RunnerEvent::Progress { step: "agent".to_owned(), message }];
+            return vec![RunnerEvent::Progress {
+                step: "agent".to_owned(),
+                message,
+            }];
         }
         let parent = text(object, "tool_use_id");
         entry::notice(subtype, object)
             .map(|summary| {
-                let parent = subtype.starts_with("task_").then(|| parent.to_owned()).filter(|id| !id.is_empty());
-                agent("notice", parent, summary, &Value::Object(entry::without_noise(object)))
+                let parent = subtype
+                    .starts_with("task_")
+                    .then(|| parent.to_owned())
+                    .filter(|id| !id.is_empty());
+                agent(
+                    "notice",
+                    parent,
+                    summary,
+                    &Value::Object(entry::without_noise(object)),
+                )
             })
             .into_iter()
             .collect()
@@ -139,7 +152,10 @@ impl Stream {
 
     fn result(&mut self, object: &Map<String, Value>) -> Vec<RunnerEvent> {
         let total = Usage {
-            cost_usd: object.get("total_cost_usd").and_then(Value::as_f64).unwrap_or_default(),
+            cost_usd: object
+                .get("total_cost_usd")
+                .and_then(Value::as_f64)
+                .unwrap_or_default(),
             turns: number(object, "num_turns").try_into().unwrap_or(u32::MAX),
             ..total_usage(object)
         };
@@ -148,10 +164,32 @@ impl Stream {
             "" => text(object, "subtype"),
             result => result,
         };
-        let entry = agent("result", None, one_line(summary), &Value::Object(entry::without_noise(object)));
+        let entry = agent(
+            "result",
+            None,
+            one_line(summary),
+            &Value::Object(entry::without_noise(object)),
+        );
         self.result = Some(object.clone());
         rest.into_iter().chain([entry]).collect()
     }
+}
+
+/// What the agent is given.
+fn user(object: &Map<String, Value>) -> Vec<RunnerEvent> {
+    let parent = parent(object);
+    let Some(message) = object.get("message").and_then(Value::as_object) else {
+        return Vec::new();
+    };
+    let entries = blocks(message).filter_map(entry::of_user_block);
+    entries
+        .map(|entry| {
+            RunnerEvent::Agent(TranscriptEntry {
+                parent: parent.clone(),
+                ..entry
+            })
+        })
+        .collect()
 }
 
 /// The models' totals, which count subagents too; without them the conversation's.
@@ -199,7 +237,12 @@ fn beyond(now: Usage, before: Usage) -> Usage {
 
 fn agent(kind: &str, parent: Option<String>, summary: String, detail: &Value) -> RunnerEvent {
     let detail = detail.as_object().cloned().unwrap_or_default();
-    RunnerEvent::Agent(TranscriptEntry { kind: kind.to_owned(), parent, summary, detail })
+    RunnerEvent::Agent(TranscriptEntry {
+        kind: kind.to_owned(),
+        parent,
+        summary,
+        detail,
+    })
 }
 
 fn blocks(message: &Map<String, Value>) -> Box<dyn Iterator<Item = Value> + '_> {
@@ -211,7 +254,10 @@ fn blocks(message: &Map<String, Value>) -> Box<dyn Iterator<Item = Value> + '_> 
 }
 
 fn parent(object: &Map<String, Value>) -> Option<String> {
-    object.get("parent_tool_use_id").and_then(Value::as_str).map(str::to_owned)
+    object
+        .get("parent_tool_use_id")
+        .and_then(Value::as_str)
+        .map(str::to_owned)
 }
 
 /// A field that should be text; empty otherwise.

@@ -32,9 +32,16 @@ impl Processes {
         command.process_group(0).kill_on_drop(true);
         let mut known = self.known();
         let child = command.spawn()?;
-        let pid = child.id().ok_or_else(|| io::Error::other("the process ended before it was started"))?;
+        let pid = child
+            .id()
+            .ok_or_else(|| io::Error::other("the process ended before it was started"))?;
         known.insert(pid);
-        Ok(Process { child, pid, ended: false, registry: self.clone() })
+        Ok(Process {
+            child,
+            pid,
+            ended: false,
+            registry: self.clone(),
+        })
     }
 
     /// Buries orphans for as long as it runs.
@@ -84,7 +91,11 @@ impl Processes {
             } else {
                 table::descendants(&rows, own)
             };
-            let alive: Vec<u32> = others.iter().filter(|row| !row.zombie).map(|row| row.pid).collect();
+            let alive: Vec<u32> = others
+                .iter()
+                .filter(|row| !row.zombie)
+                .map(|row| row.pid)
+                .collect();
             if alive.is_empty() {
                 self.reap();
                 return Ok(());
@@ -93,7 +104,10 @@ impl Processes {
                 let _ = kill_process(pid, Signal::KILL);
             }
             if started.elapsed() > SWEEP_LIMIT {
-                return Err(io::Error::other(format!("{} processes of the agent do not die", alive.len())));
+                return Err(io::Error::other(format!(
+                    "{} processes of the agent do not die",
+                    alive.len()
+                )));
             }
             sleep(Duration::from_millis(5)).await;
         }
@@ -159,7 +173,10 @@ impl Drop for Process {
 
 /// A process id that can be signalled alone: neither 0 nor 1, which mean groups.
 fn pid(raw: u32) -> Option<Pid> {
-    i32::try_from(raw).ok().filter(|raw| *raw > 1).and_then(Pid::from_raw)
+    i32::try_from(raw)
+        .ok()
+        .filter(|raw| *raw > 1)
+        .and_then(Pid::from_raw)
 }
 
 #[cfg(test)]
@@ -170,7 +187,11 @@ mod tests {
 
     fn shell(script: &str) -> Command {
         let mut command = Command::new("sh");
-        command.arg("-c").arg(script).stdin(Stdio::null()).stdout(Stdio::null());
+        command
+            .arg("-c")
+            .arg(script)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null());
         command
     }
 
@@ -192,7 +213,9 @@ mod tests {
     #[tokio::test]
     async fn a_process_that_ignores_the_request_is_killed_with_its_group() {
         let processes = Processes::default();
-        let mut process = processes.spawn(&mut shell("trap '' TERM; sleep 60 & sleep 61")).unwrap();
+        let mut process = processes
+            .spawn(&mut shell("trap '' TERM; sleep 60 & sleep 61"))
+            .unwrap();
         sleep(Duration::from_millis(100)).await;
         let started = Instant::now();
         let status = process.terminate(Duration::from_millis(100)).await.unwrap();

@@ -25,7 +25,10 @@ pub(crate) struct Lines<R> {
 
 impl<R: AsyncRead + Unpin> Lines<R> {
     pub(crate) fn new(reader: R, limit: usize) -> Self {
-        Self { reader: BufReader::with_capacity(64 * 1024, reader), limit }
+        Self {
+            reader: BufReader::with_capacity(64 * 1024, reader),
+            limit,
+        }
     }
 
     /// The next line, or nothing at the end. A last line without an end counts.
@@ -59,7 +62,10 @@ impl<R: AsyncRead + Unpin> Lines<R> {
 const QUIET: Duration = Duration::from_millis(500);
 
 /// What comes next; nothing if the program has ended and all is quiet.
-pub(crate) async fn unless_quiet<T>(next: impl Future<Output = Option<T>>, exited: &CancellationToken) -> Option<T> {
+pub(crate) async fn unless_quiet<T>(
+    next: impl Future<Output = Option<T>>,
+    exited: &CancellationToken,
+) -> Option<T> {
     tokio::select! {
         biased;
         next = next => next,
@@ -114,7 +120,10 @@ mod tests {
     #[tokio::test]
     async fn lines_are_bounded_and_the_last_needs_no_end() {
         let lines = read(b"one\r\n\ntwo\0\xff\nlast", 100).await;
-        assert_eq!(lines.iter().map(|line| line.0.as_str()).collect::<Vec<_>>(), ["one", "", "two\0\u{fffd}", "last"]);
+        assert_eq!(
+            lines.iter().map(|line| line.0.as_str()).collect::<Vec<_>>(),
+            ["one", "", "two\0\u{fffd}", "last"]
+        );
         let long = [vec![b'x'; 300_000], b"\nnext\n".to_vec()].concat();
         let lines = read(&long, 1_000).await;
         assert_eq!((lines[0].0.len(), lines[0].1), (1_000, 299_000));

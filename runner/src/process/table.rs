@@ -12,7 +12,9 @@ pub(super) struct Row {
 
 /// All processes that can be seen. Those that end meanwhile are left out.
 pub(super) fn read() -> Vec<Row> {
-    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
+    let Ok(entries) = std::fs::read_dir("/proc") else {
+        return Vec::new();
+    };
     entries
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok())
         .filter_map(|pid| parse(pid, &std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?))
@@ -23,7 +25,11 @@ pub(super) fn read() -> Vec<Row> {
 fn parse(pid: u32, stat: &str) -> Option<Row> {
     let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
     let zombie = matches!(fields.next()?, "Z" | "X");
-    Some(Row { pid, parent: fields.next()?.parse().ok()?, zombie })
+    Some(Row {
+        pid,
+        parent: fields.next()?.parse().ok()?,
+        zombie,
+    })
 }
 
 /// Those below a process, without itself.
@@ -53,13 +59,24 @@ mod tests {
     #[test]
     fn names_with_parentheses_do_not_confuse_the_reader() {
         let row = parse(7, "7 (a) Z 1) R 3 7 7 0 -1").unwrap();
-        assert_eq!(row, Row { pid: 7, parent: 3, zombie: false });
+        assert_eq!(
+            row,
+            Row {
+                pid: 7,
+                parent: 3,
+                zombie: false
+            }
+        );
         assert!(parse(8, "8 (x) Z 1 8").unwrap().zombie);
     }
 
     #[test]
     fn descendants_are_found_at_every_depth() {
-        let row = |pid, parent| Row { pid, parent, zombie: false };
+        let row = |pid, parent| Row {
+            pid,
+            parent,
+            zombie: false,
+        };
         let rows = [row(2, 1), row(3, 2), row(4, 3), row(9, 8), row(1, 0)];
         let mut pids: Vec<u32> = descendants(&rows, 2).iter().map(|row| row.pid).collect();
         pids.sort_unstable();

@@ -22,7 +22,7 @@ use sender::Sender;
 use spool::Spool;
 
 /// How many bytes may wait for the gateway before the agent has to wait.
-const MAX_WAITING: u64 = 64 * 1024 * 1024;
+const MAX_WAITING: u64 = if cfg!(test) { 4 } else { 64 } * 1024 * 1024;
 /// What an event may hold beside its detail.
 const ENVELOPE_BYTES: usize = 8 * 1024;
 
@@ -70,7 +70,10 @@ impl Reporter {
         self.room().await;
         let event = within_limit(event);
         let redact = |text: String| {
-            self.0.secrets.iter().fold(text, |text, secret| text.replace(secret.expose(), "[redacted]"))
+            self.0
+                .secrets
+                .iter()
+                .fold(text, |text, secret| text.replace(secret.expose(), "[redacted]"))
         };
         self.0.spool().append(event, SystemClock.now(), redact);
         self.0.appended.notify_one();
@@ -78,7 +81,11 @@ impl Reporter {
 
     /// Tells people about a step.
     pub(crate) async fn progress(&self, step: &str, message: impl Into<String>) {
-        self.report(RunnerEvent::Progress { step: step.to_owned(), message: one_line(&message.into()) }).await;
+        self.report(RunnerEvent::Progress {
+            step: step.to_owned(),
+            message: one_line(&message.into()),
+        })
+        .await;
     }
 
     /// Waits until everything that was reported is acknowledged. False if that cannot be hoped for: the gateway

@@ -31,7 +31,11 @@ pub(super) struct Sender {
 
 impl Sender {
     pub(super) fn new(shared: Arc<Shared>, gateway: Gateway) -> Self {
-        Self { shared, gateway, limit: MAX_BATCH_EVENTS }
+        Self {
+            shared,
+            gateway,
+            limit: MAX_BATCH_EVENTS,
+        }
     }
 
     /// Runs until the gateway refuses this attempt.
@@ -94,7 +98,11 @@ impl Sender {
                 higher
             });
         }
-        if advanced || count == 0 { Progress::Made } else { Progress::None }
+        if advanced || count == 0 {
+            Progress::Made
+        } else {
+            Progress::None
+        }
     }
 
     /// One bad event must not hold up all others: the batch is halved until it is alone, then a note replaces it.

@@ -45,12 +45,20 @@ pub(crate) async fn clone(
     let base = remote.base(job)?;
     fetch(git, token, job, &base, directory).await?;
     let inside = || git.inside(directory);
-    for (key, value) in [("user.name", &job.committer.name), ("user.email", &job.committer.email)] {
-        git.answer(args!(inside(), "config", "--local", key, value)).await?;
+    for (key, value) in [
+        ("user.name", &job.committer.name),
+        ("user.email", &job.committer.email),
+    ] {
+        git.answer(args!(inside(), "config", "--local", key, value))
+            .await?;
     }
-    let base_commit = git.answer(args!(inside(), "rev-parse", "--verify", "HEAD^{commit}")).await?;
+    let base_commit = git
+        .answer(args!(inside(), "rev-parse", "--verify", "HEAD^{commit}"))
+        .await?;
     let short = base_commit.get(..10).unwrap_or(&base_commit);
-    reporter.progress("clone", format!("Cloned {base} at {short}")).await;
+    reporter
+        .progress("clone", format!("Cloned {base} at {short}"))
+        .await;
     let mut checkout = Checkout {
         directory: directory.to_owned(),
         base,
@@ -62,7 +70,15 @@ pub(crate) async fn clone(
     if remote.branch {
         continue_branch(git, token, job, &mut checkout, reporter).await?;
     } else if checkout.branch != checkout.base {
-        git.answer(args!(inside(), "checkout", "-q", "--no-track", "-b", &checkout.branch)).await?;
+        git.answer(args!(
+            inside(),
+            "checkout",
+            "-q",
+            "--no-track",
+            "-b",
+            &checkout.branch
+        ))
+        .await?;
     }
     Ok(checkout)
 }
@@ -92,11 +108,18 @@ impl Remote {
     }
 
     fn parse(listing: &str, base: Option<&str>, branch: &str) -> Self {
-        let mut remote = Self { default: None, base: false, branch: false, any: false };
+        let mut remote = Self {
+            default: None,
+            base: false,
+            branch: false,
+            any: false,
+        };
         let mut symbolic = None;
         let mut head = false;
         for line in listing.lines() {
-            let Some((what, name)) = line.split_once('\t') else { continue };
+            let Some((what, name)) = line.split_once('\t') else {
+                continue;
+            };
             if let Some(target) = what.strip_prefix("ref: refs/heads/") {
                 symbolic = Some(target.to_owned());
             } else if name == "HEAD" {
@@ -139,11 +162,24 @@ impl Remote {
 async fn fetch(git: &Git, token: &Token, job: &Job, base: &str, directory: &Path) -> Result<(), Failure> {
     let parent = directory.parent().unwrap_or(Path::new("/"));
     let make = || {
-        let mut command = args!(git.command(parent), "clone", "--quiet", "--branch", base, "--template=");
+        let mut command = args!(
+            git.command(parent),
+            "clone",
+            "--quiet",
+            "--branch",
+            base,
+            "--template="
+        );
         if let Some(depth) = job.depth {
-            command.arg(format!("--depth={}", depth.max(1))).arg("--single-branch");
+            command
+                .arg(format!("--depth={}", depth.max(1)))
+                .arg("--single-branch");
         }
-        command.arg("--").arg(git.url()).arg(directory).envs(git.credential(token));
+        command
+            .arg("--")
+            .arg(git.url())
+            .arg(directory)
+            .envs(git.credential(token));
         command
     };
     let clear = || match std::fs::remove_dir_all(directory) {
@@ -187,26 +223,50 @@ async fn continue_branch(
     let tracking = format!("refs/remotes/origin/{branch}");
     let fetch = |depth: Option<String>| {
         let mut command = args!(git.inside(&checkout.directory), "fetch", "--quiet", "--no-tags");
-        command.args(depth).arg("origin").arg(format!("+refs/heads/{branch}:{tracking}"));
+        command
+            .args(depth)
+            .arg("origin")
+            .arg(format!("+refs/heads/{branch}:{tracking}"));
         command.arg(format!("+refs/heads/{0}:refs/remotes/origin/{0}", checkout.base));
         command.envs(git.credential(token));
         command
     };
     let inside = || git.inside(&checkout.directory);
-    again(git, || fetch(job.depth.map(|depth| format!("--depth={}", depth.max(1)))), || Ok(())).await?;
+    again(
+        git,
+        || fetch(job.depth.map(|depth| format!("--depth={}", depth.max(1)))),
+        || Ok(()),
+    )
+    .await?;
     let merge_base = || args!(inside(), "merge-base", &checkout.base_commit, &tracking);
     if !git.succeeds(merge_base()).await? {
-        let shallow = git.answer(args!(inside(), "rev-parse", "--is-shallow-repository")).await?;
+        let shallow = git
+            .answer(args!(inside(), "rev-parse", "--is-shallow-repository"))
+            .await?;
         if shallow == "true" {
             // Where the two branches part is further back than what was cloned.
             again(git, || fetch(Some("--unshallow".to_owned())), || Ok(())).await?;
         }
     }
-    git.answer(args!(inside(), "checkout", "-q", "--no-track", "-B", &branch, &tracking)).await?;
-    let start = git.answer(args!(inside(), "rev-parse", "--verify", "HEAD^{commit}")).await?;
+    git.answer(args!(
+        inside(),
+        "checkout",
+        "-q",
+        "--no-track",
+        "-B",
+        &branch,
+        &tracking
+    ))
+    .await?;
+    let start = git
+        .answer(args!(inside(), "rev-parse", "--verify", "HEAD^{commit}"))
+        .await?;
     let range = format!("{}..{start}", checkout.base_commit);
     let ahead = git.answer(args!(inside(), "rev-list", "--count", range)).await?;
-    let message = format!("The branch {branch} exists already, {ahead} commits beyond {}: going on from there", checkout.base);
+    let message = format!(
+        "The branch {branch} exists already, {ahead} commits beyond {}: going on from there",
+        checkout.base
+    );
     reporter.progress("clone", message).await;
     checkout.start = start;
     Ok(())
@@ -224,12 +284,18 @@ fn unusable(error: &std::io::Error) -> Failure {
 mod tests {
     use super::*;
 
-    const LISTING: &str = "ref: refs/heads/main\tHEAD\n1111\tHEAD\n1111\trefs/heads/main\n2222\trefs/heads/fabrica/ab\n";
+    const LISTING: &str =
+        "ref: refs/heads/main\tHEAD\n1111\tHEAD\n1111\trefs/heads/main\n2222\trefs/heads/fabrica/ab\n";
 
     #[test]
     fn the_listing_of_the_remote_is_read() {
         let remote = Remote::parse(LISTING, Some("main"), "fabrica/ab");
-        let expected = Remote { default: Some("main".into()), base: true, branch: true, any: true };
+        let expected = Remote {
+            default: Some("main".into()),
+            base: true,
+            branch: true,
+            any: true,
+        };
         assert_eq!(remote, expected);
         let remote = Remote::parse(LISTING, Some("ab"), "fabrica");
         assert!(!remote.base && !remote.branch, "only whole names count");
@@ -238,7 +304,15 @@ mod tests {
     #[test]
     fn a_default_branch_without_commits_is_none() {
         let remote = Remote::parse("ref: refs/heads/main\tHEAD\n2222\trefs/heads/other\n", None, "x");
-        assert_eq!(remote, Remote { default: None, base: false, branch: false, any: true });
+        assert_eq!(
+            remote,
+            Remote {
+                default: None,
+                base: false,
+                branch: false,
+                any: true
+            }
+        );
         assert!(!Remote::parse("", None, "x").any);
     }
 }

@@ -64,7 +64,12 @@ impl Git {
             .map(|directory| directory.join("git"))
             .find(|candidate| candidate.is_absolute() && candidate.is_file());
         match program {
-            Some(program) => Ok(Self { program, path: path.to_owned(), processes, address }),
+            Some(program) => Ok(Self {
+                program,
+                path: path.to_owned(),
+                processes,
+                address,
+            }),
             None => Err(Failure::new(
                 "sandbox.git_missing",
                 "there is no git in the image",
@@ -82,8 +87,14 @@ impl Git {
     pub(crate) fn credential(&self, token: &Token) -> [(String, String); 3] {
         [
             ("GIT_CONFIG_COUNT".to_owned(), "1".to_owned()),
-            ("GIT_CONFIG_KEY_0".to_owned(), format!("http.{}/.extraHeader", self.address)),
-            ("GIT_CONFIG_VALUE_0".to_owned(), format!("Authorization: {}", token.bearer())),
+            (
+                "GIT_CONFIG_KEY_0".to_owned(),
+                format!("http.{}/.extraHeader", self.address),
+            ),
+            (
+                "GIT_CONFIG_VALUE_0".to_owned(),
+                format!("Authorization: {}", token.bearer()),
+            ),
         ]
     }
 
@@ -115,23 +126,38 @@ impl Git {
     /// A git in the agent's clone. The place is named, so that no setting there moves it elsewhere.
     pub(crate) fn inside(&self, repository: &Path) -> Command {
         let mut command = self.command(repository);
-        command.arg("--git-dir").arg(repository.join(".git")).arg("--work-tree").arg(repository);
+        command
+            .arg("--git-dir")
+            .arg(repository.join(".git"))
+            .arg("--work-tree")
+            .arg(repository);
         command
     }
 
     /// Runs a git to its end.
     pub(crate) async fn run(&self, mut command: Command) -> Result<Output, Failure> {
-        let mut process = self.processes.spawn(&mut command).map_err(|error| cannot_run(&error))?;
+        let mut process = self
+            .processes
+            .spawn(&mut command)
+            .map_err(|error| cannot_run(&error))?;
         let (stdout, stderr) = (process.child.stdout.take(), process.child.stderr.take());
         let (status, stdout, stderr) = tokio::join!(process.wait(), read(stdout), read(stderr));
         let status = status.map_err(|error| cannot_run(&error))?;
-        Ok(Output { status, stdout: lossy(&stdout), stderr: lossy(&stderr) })
+        Ok(Output {
+            status,
+            stdout: lossy(&stdout),
+            stderr: lossy(&stderr),
+        })
     }
 
     /// Runs a git whose failure has no meaning of its own: the answer, or what went wrong.
     pub(crate) async fn answer(&self, command: Command) -> Result<String, Failure> {
         let output = self.run(command).await?;
-        if output.success() { Ok(output.stdout.trim().to_owned()) } else { Err(git_failed(&output)) }
+        if output.success() {
+            Ok(output.stdout.trim().to_owned())
+        } else {
+            Err(git_failed(&output))
+        }
     }
 
     /// Runs a git that answers with its exit code.
@@ -171,7 +197,12 @@ pub(crate) fn git_failed(output: &Output) -> Failure {
         )
         .with_diagnosis(output.lines());
     }
-    let last = output.stderr.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it said nothing");
+    let last = output
+        .stderr
+        .lines()
+        .rev()
+        .find(|line| !line.trim().is_empty())
+        .unwrap_or("it said nothing");
     Failure::new(
         "repository.git_failed",
         format!("git failed: {last}"),

@@ -27,26 +27,56 @@ pub(crate) async fn commit_leftovers(
     reporter: &Reporter,
 ) -> Result<(), Failure> {
     let inside = || git.inside(&checkout.directory);
-    let status = git.answer(args!(inside(), "status", "--porcelain", "--untracked-files=all")).await?;
+    let status = git
+        .answer(args!(inside(), "status", "--porcelain", "--untracked-files=all"))
+        .await?;
     if status.is_empty() {
         return Ok(());
     }
-    if !git.answer(args!(inside(), "ls-files", "--unmerged")).await?.is_empty() {
+    if !git
+        .answer(args!(inside(), "ls-files", "--unmerged"))
+        .await?
+        .is_empty()
+    {
         let note = "The agent left a merge with conflicts; what it had not committed is not pushed";
         reporter.progress("agent", note).await;
         return Ok(());
     }
     git.answer(args!(inside(), "add", "--all")).await?;
-    if git.succeeds(args!(inside(), "diff", "--cached", "--quiet", "--no-ext-diff")).await? {
+    if git
+        .succeeds(args!(inside(), "diff", "--cached", "--quiet", "--no-ext-diff"))
+        .await?
+    {
         return Ok(());
     }
-    let title = if job.title.trim().is_empty() { "Work of the agent" } else { job.title.as_str() };
-    let mut command = args!(inside(), "commit", "--quiet", "--no-verify", "--cleanup=verbatim", "-m", title);
+    let title = if job.title.trim().is_empty() {
+        "Work of the agent"
+    } else {
+        job.title.as_str()
+    };
+    let mut command = args!(
+        inside(),
+        "commit",
+        "--quiet",
+        "--no-verify",
+        "--cleanup=verbatim",
+        "-m",
+        title
+    );
     identify(&mut command, &job.committer);
     git.answer(command).await?;
     let files = status.lines().count();
-    let what = if files == 1 { "1 file".to_owned() } else { format!("{files} files") };
-    reporter.progress("agent", format!("Committed {what} that the agent had changed but not committed")).await;
+    let what = if files == 1 {
+        "1 file".to_owned()
+    } else {
+        format!("{files} files")
+    };
+    reporter
+        .progress(
+            "agent",
+            format!("Committed {what} that the agent had changed but not committed"),
+        )
+        .await;
     Ok(())
 }
 
@@ -60,30 +90,63 @@ pub(crate) async fn inspect(git: &Git, checkout: &Checkout) -> Result<Option<Wor
     if commits == 0 {
         return Ok(None);
     }
-    let listing = args!(inside(), "log", "--reverse", "--format=%s", "--no-show-signature", "--no-ext-diff", &range);
+    let listing = args!(
+        inside(),
+        "log",
+        "--reverse",
+        "--format=%s",
+        "--no-show-signature",
+        "--no-ext-diff",
+        &range
+    );
     let listing = git.answer(listing).await?;
     let pushed = Pushed {
         branch: checkout.branch.clone(),
         base: checkout.base.clone(),
         head: head.clone(),
         commits,
-        subjects: listing.lines().take(MAX_SUBJECTS).map(crate::text::one_line).collect(),
+        subjects: listing
+            .lines()
+            .take(MAX_SUBJECTS)
+            .map(crate::text::one_line)
+            .collect(),
     };
-    Ok(Some(Work { pushed, published: checkout.published && head == checkout.start }))
+    Ok(Some(Work {
+        pushed,
+        published: checkout.published && head == checkout.start,
+    }))
 }
 
 /// The commit to push: the branch, or what the agent checked out instead, if that goes on from the branch.
 async fn head(git: &Git, checkout: &Checkout) -> Result<String, Failure> {
     let commit = async |name: &str| {
-        let command = args!(git.inside(&checkout.directory), "rev-parse", "--verify", "--quiet", format!("{name}^{{commit}}"));
-        git.run(command).await.map(|output| output.success().then(|| output.stdout.trim().to_owned()))
+        let command = args!(
+            git.inside(&checkout.directory),
+            "rev-parse",
+            "--verify",
+            "--quiet",
+            format!("{name}^{{commit}}")
+        );
+        git.run(command)
+            .await
+            .map(|output| output.success().then(|| output.stdout.trim().to_owned()))
     };
     let branch = commit(&format!("refs/heads/{}", checkout.branch)).await?;
     let current = commit("HEAD").await?;
     match (branch, current) {
         (Some(branch), Some(current)) if branch != current => {
-            let ancestor = args!(git.inside(&checkout.directory), "merge-base", "--is-ancestor", &branch, &current);
-            Ok(if git.succeeds(ancestor).await? { current } else { branch })
+            let ancestor = args!(
+                git.inside(&checkout.directory),
+                "merge-base",
+                "--is-ancestor",
+                &branch,
+                &current
+            );
+            Ok(if git.succeeds(ancestor).await? {
+                current
+            } else {
+                branch
+            })
         }
         (Some(commit), _) | (None, Some(commit)) => Ok(commit),
         (None, None) => Err(Failure::new(

@@ -37,16 +37,27 @@ pub(crate) async fn preflight(gateway: &Gateway, service: Service) -> Result<(),
 
 fn failure(error: &GatewayError, service: Service) -> Failure {
     let GatewayError::Refused { status, code, text } = error else {
-        return Failure::new("repository.unreachable", error.to_string(), advice("repository.unreachable"))
-            .retryable();
+        return Failure::new(
+            "repository.unreachable",
+            error.to_string(),
+            advice("repository.unreachable"),
+        )
+        .retryable();
     };
-    let code = code.clone().unwrap_or_else(|| by_status(status.as_u16(), service).to_owned());
+    let code = code
+        .clone()
+        .unwrap_or_else(|| by_status(status.as_u16(), service).to_owned());
     let cause = match text.lines().find(|line| !line.trim().is_empty()) {
-        Some(line) => line.to_owned(),
+        // The gateway begins with its name, for those who see it in git's output.
+        Some(line) => line.strip_prefix("fabrica: ").unwrap_or(line).to_owned(),
         None => format!("the request for the repository was answered with {status}"),
     };
     let failure = Failure::new(code.clone(), cause, advice(&code)).with_diagnosis(text.lines());
-    if status.is_server_error() || status.as_u16() == 429 { failure.retryable() } else { failure }
+    if status.is_server_error() || status.as_u16() == 429 {
+        failure.retryable()
+    } else {
+        failure
+    }
 }
 
 fn by_status(status: u16, service: Service) -> &'static str {
@@ -65,7 +76,9 @@ fn advice(code: &str) -> &'static str {
         }
         "repository.denied" => "Give Fabrica's git token the right to read this repository.",
         "push.denied" => "Give Fabrica's git token the right to push branches to this repository.",
-        "repository.unreachable" => "Check that the machine that runs Fabrica reaches the git host, then run the plan again.",
+        "repository.unreachable" => {
+            "Check that the machine that runs Fabrica reaches the git host, then run the plan again."
+        }
         _ => "Read the cause; then correct the plan or Fabrica's settings and run the plan again.",
     }
 }
@@ -78,14 +91,25 @@ mod tests {
 
     fn refused(status: u16, code: Option<&str>, text: &str) -> GatewayError {
         let status = StatusCode::from_u16(status).unwrap();
-        GatewayError::Refused { status, code: code.map(str::to_owned), text: text.to_owned() }
+        GatewayError::Refused {
+            status,
+            code: code.map(str::to_owned),
+            text: text.to_owned(),
+        }
     }
 
     #[test]
     fn the_gateways_code_and_words_are_handed_on() {
-        let error = refused(404, Some("repository.not_found"), "acme/gone does not exist\n");
+        let error = refused(
+            404,
+            Some("repository.not_found"),
+            "fabrica: acme/gone does not exist\n",
+        );
         let told = failure(&error, Service::UploadPack);
-        assert_eq!((told.code.as_str(), told.cause.as_str()), ("repository.not_found", "acme/gone does not exist"));
+        assert_eq!(
+            (told.code.as_str(), told.cause.as_str()),
+            ("repository.not_found", "acme/gone does not exist")
+        );
         assert!(told.advice.contains("`repo`") && !told.retryable);
     }
 

@@ -22,7 +22,7 @@ use crate::environment::Token;
 use crate::gateway::{Gateway, Service};
 
 /// How long a push is tried while nothing presses: a gateway may be restarted meanwhile.
-const PATIENCE: Duration = Duration::from_secs(10 * 60);
+const PATIENCE: Duration = Duration::from_mins(10);
 /// The longest pause between two tries.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// How long the list of a shallow clone's ends may be.
@@ -74,7 +74,9 @@ impl Pusher<'_> {
     async fn bare(&self, checkout: &Checkout) -> Result<PathBuf, Failure> {
         let mut name = [0; 8];
         SystemEntropy.fill(&mut name);
-        let bare = self.workspace.join(format!(".push-{:016x}", u64::from_ne_bytes(name)));
+        let bare = self
+            .workspace
+            .join(format!(".push-{:016x}", u64::from_ne_bytes(name)));
         let damaged = |error: io::Error| {
             Failure::new(
                 "repository.damaged",
@@ -83,7 +85,14 @@ impl Pusher<'_> {
             )
         };
         DirBuilder::new().mode(0o700).create(&bare).map_err(damaged)?;
-        let command = args!(self.git.command(&bare), "init", "--quiet", "--bare", "--template=", ".");
+        let command = args!(
+            self.git.command(&bare),
+            "init",
+            "--quiet",
+            "--bare",
+            "--template=",
+            "."
+        );
         self.git.answer(command).await?;
         let git_directory = checkout.directory.join(".git");
         let borrowed = format!("{}\n", git_directory.join("objects").display());
@@ -113,7 +122,9 @@ fn shallow(path: &Path) -> io::Result<Option<Vec<u8>>> {
     for line in text.lines() {
         let name = matches!(line.len(), 40 | 64) && line.bytes().all(|byte| byte.is_ascii_hexdigit());
         if !name {
-            return Err(io::Error::other("its list of shallow commits holds something else"));
+            return Err(io::Error::other(
+                "its list of shallow commits holds something else",
+            ));
         }
         writeln!(ends, "{line}")?;
     }
@@ -155,7 +166,11 @@ mod tests {
 
     fn refused(line: &str) -> Option<String> {
         let stdout = format!("To http://127.0.0.1/git/repository.git\n{line}\nDone\n");
-        let output = Output { status: ExitStatus::from_raw(256), stdout, stderr: String::new() };
+        let output = Output {
+            status: ExitStatus::from_raw(256),
+            stdout,
+            stderr: String::new(),
+        };
         refusal(&output, "fabrica/ab").map(|failure| failure.code)
     }
 

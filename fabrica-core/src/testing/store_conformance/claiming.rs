@@ -137,20 +137,20 @@ pub async fn every_write_of_an_older_attempt_is_refused(store: Subject) {
     };
     let before = (store.session(id).await.unwrap(), all_messages(&store, id).await);
     for fence in [old, never, nobody] {
-        refused(fence, store.start_attempt(fence, start("late")).await);
-        refused(fence, store.record(fence, vec![event(2)]).await);
-        refused(fence, store.record(fence, vec![event(1)]).await);
-        refused(fence, store.record(fence, vec![]).await);
+        refused(fence, &store.start_attempt(fence, start("late")).await);
+        refused(fence, &store.record(fence, vec![event(2)]).await);
+        refused(fence, &store.record(fence, vec![event(1)]).await);
+        refused(fence, &store.record(fence, vec![]).await);
         let artifact = NewArtifact {
             id: ids().artifact(),
             name: "late".into(),
             content: vec![1],
         };
-        refused(fence, store.store_artifact(fence, artifact).await);
-        refused(fence, store.set_pull_request(fence, "https://late").await);
+        refused(fence, &store.store_artifact(fence, artifact).await);
+        refused(fence, &store.set_pull_request(fence, "https://late").await);
         refused(
             fence,
-            store
+            &store
                 .finish_attempt(fence, AttemptEnd::Completed, vec![message("late")])
                 .await,
         );
@@ -167,7 +167,7 @@ pub async fn every_write_of_an_older_attempt_is_refused(store: Subject) {
     );
 }
 
-fn refused<T: std::fmt::Debug>(fence: Fence, outcome: Result<T, StoreError>) {
+fn refused<T: std::fmt::Debug>(fence: Fence, outcome: &Result<T, StoreError>) {
     assert!(
         matches!(&outcome, Err(StoreError::Fenced(refused)) if *refused == fence),
         "{outcome:?}"

@@ -21,7 +21,6 @@
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
-    clippy::panic,
     clippy::missing_panics_doc,
     reason = "a conformance case is a test, and a test panics where a promise is broken"
 )]

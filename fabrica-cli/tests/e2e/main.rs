@@ -1,0 +1,11 @@
+//! The main job, end to end: the real program, the real Claude Code CLI in a real container, real git and a real
+//! database; only the model and the forge are stand-ins.
+//!
+//! `make test` brings the engines, the database and the image.
+
+mod bad_input;
+mod endings;
+mod main_job;
+mod postgres;
+mod rig;
+mod secrets;

@@ -1,0 +1,195 @@
+//! `/git/repository.git`: git's smart HTTP protocol, for the plan's repository only. Everyone with a token may fetch;
+//! only the runner may push, and only what [`push`] lets pass.
+
+mod body;
+mod local;
+mod packet;
+mod push;
+mod report;
+mod upstream;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::response::Response;
+use axum::routing::{get, post};
+use axum::{Extension, Router};
+use fabrica_core::plan::Repository;
+use http::header::CONTENT_ENCODING;
+use http::{HeaderMap, StatusCode};
+
+use self::body::DataStream;
+use self::push::Allowed;
+use self::upstream::HttpRepository;
+use crate::access::{Role, Session, wrong_role};
+use crate::options::GitCredentials;
+use crate::refusal::{Area, Refusal};
+
+/// Where the one repository really is.
+#[derive(Debug)]
+pub(crate) enum Target {
+    Http(HttpRepository),
+    Local(PathBuf),
+}
+
+impl Target {
+    pub(crate) fn new(repository: &Repository, credentials: &GitCredentials) -> Self {
+        match repository {
+            Repository::Http(url) | Repository::Ssh { https: url, .. } => {
+                let credential = repository
+                    .authority()
+                    .and_then(|authority| credentials.get(&authority).cloned());
+                Self::Http(HttpRepository::new(url.clone(), credential))
+            }
+            Repository::Local(path) => Self::Local(path.clone()),
+        }
+    }
+}
+
+/// The two halves of the protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Service {
+    /// What `git fetch` and `git clone` talk to.
+    UploadPack,
+    /// What `git push` talks to.
+    ReceivePack,
+}
+
+impl Service {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::UploadPack => "git-upload-pack",
+            Self::ReceivePack => "git-receive-pack",
+        }
+    }
+}
+
+/// A request to the repository, past all checks.
+#[derive(Debug)]
+struct Ask<'a> {
+    session: &'a Session,
+    service: Service,
+    headers: &'a HeaderMap,
+}
+
+pub(crate) fn router() -> Router<Arc<Session>> {
+    Router::new()
+        .route("/repository.git/info/refs", get(info_refs))
+        .route("/repository.git/git-upload-pack", post(upload_pack))
+        .route("/repository.git/git-receive-pack", post(receive_pack))
+        .method_not_allowed_fallback(refuse)
+        .fallback(refuse)
+}
+
+pub(crate) async fn refuse() -> Response {
+    Refusal::forbidden(
+        "git.path_refused",
+        "fabrica: the gateway serves the plan's repository only, at /git/repository.git, over the smart HTTP protocol",
+    )
+    .in_area(Area::Git)
+}
+
+async fn info_refs(
+    State(session): State<Arc<Session>>,
+    Extension(role): Extension<Role>,
+    request: Request,
+) -> Response {
+    let service = match request.uri().query() {
+        Some("service=git-upload-pack") => Service::UploadPack,
+        Some("service=git-receive-pack") => Service::ReceivePack,
+        _ => return refuse().await,
+    };
+    if service == Service::ReceivePack && role != Role::Runner {
+        return wrong_role().in_area(Area::Git);
+    }
+    let ask = Ask {
+        session: &session,
+        service,
+        headers: request.headers(),
+    };
+    match &session.target {
+        Target::Http(repository) => repository.info_refs(&ask).await,
+        Target::Local(path) => local::info_refs(&ask, path).await,
+    }
+    .unwrap_or_else(|refusal| refused(&session, refusal))
+}
+
+async fn upload_pack(State(session): State<Arc<Session>>, request: Request) -> Response {
+    let (parts, body) = request.into_parts();
+    let ask = Ask {
+        session: &session,
+        service: Service::UploadPack,
+        headers: &parts.headers,
+    };
+    match &session.target {
+        // A compressed body is passed on as it is.
+        Target::Http(repository) => {
+            repository
+                .call(&ask, body.into_data_stream(), &parts.headers)
+                .await
+        }
+        Target::Local(path) => local::call(&ask, path, body::plain(body, &parts.headers)).await,
+    }
+    .unwrap_or_else(|refusal| refused(&session, refusal))
+}
+
+async fn receive_pack(
+    State(session): State<Arc<Session>>,
+    Extension(role): Extension<Role>,
+    request: Request,
+) -> Response {
+    if role != Role::Runner {
+        return wrong_role().in_area(Area::Git);
+    }
+    let (parts, body) = request.into_parts();
+    push(&session, parts.headers, body)
+        .await
+        .unwrap_or_else(|refusal| refused(&session, refusal))
+}
+
+/// Reads what the push wants to change, and only then, and only if all of it is allowed, lets it through.
+async fn push(session: &Session, mut headers: HeaderMap, body: Body) -> Result<Response, Refusal> {
+    let compressed = headers.contains_key(CONTENT_ENCODING);
+    let (prelude, rest) = body::split_prelude(body::plain(body, &headers)).await?;
+    if compressed {
+        // It was uncompressed to be read, and goes on like that.
+        headers.remove(CONTENT_ENCODING);
+        headers.remove(http::header::CONTENT_LENGTH);
+    }
+    if prelude.request.commands.is_empty() {
+        // Before a large push, git sends an empty one to see whether it is let in.
+        body::drain(rest).await;
+        return Ok(report::empty());
+    }
+    let allowed = Allowed::of(session);
+    if let Err(reason) = allowed.check(&prelude.request) {
+        tracing::warn!(session = %session.fence, code = reason.code, "a push was refused");
+        body::drain(rest).await;
+        return Ok(report::refusal(&prelude.request, &reason));
+    }
+    let ask = Ask {
+        session,
+        service: Service::ReceivePack,
+        headers: &headers,
+    };
+    let whole: DataStream = body::rejoin(prelude.bytes, rest);
+    match &session.target {
+        Target::Http(repository) => repository.call(&ask, whole, &headers).await,
+        Target::Local(path) => local::call(&ask, path, whole).await,
+    }
+}
+
+fn refused(session: &Session, refusal: Refusal) -> Response {
+    tracing::info!(session = %session.fence, code = refusal.code, "a git request failed");
+    refusal.in_area(Area::Git)
+}
+
+fn not_found(what: &str) -> Refusal {
+    Refusal::new(
+        StatusCode::NOT_FOUND,
+        "repository.not_found",
+        format!("fabrica: the repository {what} is not there, or is hidden from Fabrica's credential"),
+    )
+}

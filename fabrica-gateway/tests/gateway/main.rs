@@ -1,0 +1,16 @@
+//! The gateway as a sandbox meets it: through its socket, with recording upstreams on the other side.
+
+#[cfg(test)]
+mod forges;
+#[cfg(test)]
+mod git_host;
+#[cfg(test)]
+mod git_local;
+#[cfg(test)]
+mod lifecycle;
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+mod session;
+#[cfg(test)]
+mod support;

@@ -1,0 +1,235 @@
+//! A gateway with one open session, and what stands on its two sides.
+
+pub(crate) mod code_host;
+pub(crate) mod git;
+pub(crate) mod upstream;
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use fabrica_core::ids::{AttemptNumber, Fence, SessionId};
+use fabrica_core::plan::{Agent, Repository, RepositoryPolicy};
+use fabrica_core::ports::{Gateway as _, GatewayAccess, SessionSink, SinkError};
+use fabrica_core::protocol::{Acknowledgement, Envelope, GATEWAY_SOCKET, Identity, Instruction, Job};
+use fabrica_core::secrets::TokenHash;
+use fabrica_gateway::{
+    GatewayLimits, GatewayOptions, GitCredential, GitCredentials, ModelCredential, ModelUpstream, UnixGateway,
+};
+use secrecy::SecretString;
+use tempfile::TempDir;
+use url::Url;
+
+pub(crate) const SESSION: &str = "018f4e1c-7a52-4cc3-9d51-0a6f3ad1c2b4";
+pub(crate) const RUNNER: &str = "fabrica-runner-0000000000000000";
+pub(crate) const AGENT: &str = "fabrica-agent-1111111111111111";
+pub(crate) const BRANCH: &str = "fabrica/018f4e1c";
+pub(crate) const MODEL_KEY: &str = "canary-model-key";
+pub(crate) const GIT_SECRET: &str = "canary-git-secret";
+
+/// Keeps what it is given.
+#[derive(Debug, Default)]
+pub(crate) struct RecordingSink {
+    pub(crate) events: Mutex<Vec<Envelope>>,
+    pub(crate) artifacts: Mutex<Vec<(String, Vec<u8>)>>,
+    /// What the next report meets instead.
+    pub(crate) failure: Mutex<Option<SinkError>>,
+    /// How long a report takes.
+    pub(crate) delay: Mutex<Option<std::time::Duration>>,
+}
+
+impl RecordingSink {
+    fn fails(&self) -> Result<(), SinkError> {
+        self.failure.lock().unwrap().take().map_or(Ok(()), Err)
+    }
+}
+
+#[async_trait]
+impl SessionSink for RecordingSink {
+    async fn deliver(&self, events: Vec<Envelope>) -> Result<Acknowledgement, SinkError> {
+        let delay = *self.delay.lock().unwrap();
+        if let Some(delay) = delay {
+            tokio::time::sleep(delay).await;
+        }
+        self.fails()?;
+        let acknowledged = events.last().map_or(0, |event| event.seq);
+        self.events.lock().unwrap().extend(events);
+        Ok(Acknowledgement {
+            acknowledged,
+            instructions: vec![Instruction::Cancel],
+        })
+    }
+
+    async fn store_artifact(&self, name: String, content: Vec<u8>) -> Result<(), SinkError> {
+        self.fails()?;
+        self.artifacts.lock().unwrap().push((name, content));
+        Ok(())
+    }
+}
+
+/// A gateway, its directory, and one session.
+#[derive(Debug)]
+pub(crate) struct Rig {
+    pub(crate) gateway: UnixGateway,
+    pub(crate) sink: Arc<RecordingSink>,
+    pub(crate) directory: PathBuf,
+    pub(crate) parent: TempDir,
+    pub(crate) repository: Repository,
+}
+
+/// What differs between rigs.
+#[derive(Debug)]
+pub(crate) struct RigOptions {
+    pub(crate) model: String,
+    pub(crate) credential: ModelCredential,
+    pub(crate) repository: Repository,
+}
+
+impl Default for RigOptions {
+    fn default() -> Self {
+        Self {
+            // A port that nobody listens on.
+            model: "http://127.0.0.1:9/base".into(),
+            credential: ModelCredential::ApiKey(SecretString::from(MODEL_KEY)),
+            repository: Repository::Local("/nowhere".into()),
+        }
+    }
+}
+
+impl Rig {
+    pub(crate) async fn new() -> Self {
+        Self::with(RigOptions::default()).await
+    }
+
+    pub(crate) async fn with(options: RigOptions) -> Self {
+        let closed = std::fs::Permissions::from_mode(0o700);
+        let parent = tempfile::Builder::new().permissions(closed).tempdir().unwrap();
+        let mut git = GitCredentials::new();
+        if let Some(authority) = options.repository.authority() {
+            git = git.with(authority, GitCredential::token(SecretString::from(GIT_SECRET)));
+        }
+        let gateway = UnixGateway::new(GatewayOptions {
+            directory: parent.path().to_owned(),
+            owner: None,
+            model: ModelUpstream {
+                base_url: Url::parse(&options.model).unwrap(),
+                credential: options.credential,
+            },
+            git,
+            limits: GatewayLimits::default(),
+        })
+        .unwrap();
+        let sink = Arc::new(RecordingSink::default());
+        let repository = options.repository;
+        let endpoint = gateway.open(access(1, &repository, &sink)).await.unwrap();
+        Self {
+            gateway,
+            sink,
+            directory: endpoint.directory,
+            parent,
+            repository,
+        }
+    }
+
+    pub(crate) fn access(&self, attempt: u32) -> GatewayAccess {
+        access(attempt, &self.repository, &self.sink)
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.directory.join(GATEWAY_SOCKET)
+    }
+
+    pub(crate) fn client(&self) -> reqwest::Client {
+        client(&self.socket())
+    }
+
+    pub(crate) async fn get(&self, path: &str, token: &str) -> reqwest::Response {
+        self.client()
+            .get(format!("http://gateway{path}"))
+            .bearer_auth(token)
+            .send()
+            .await
+            .unwrap()
+    }
+
+    pub(crate) async fn post(
+        &self,
+        path: &str,
+        token: &str,
+        body: impl Into<reqwest::Body>,
+    ) -> reqwest::Response {
+        let request = self
+            .client()
+            .post(format!("http://gateway{path}"))
+            .bearer_auth(token)
+            .body(body);
+        request.send().await.unwrap()
+    }
+}
+
+/// An HTTP client that reaches a socket whatever the address says.
+pub(crate) fn client(socket: &Path) -> reqwest::Client {
+    // reqwest needs a provider for TLS even where there is none; the gateway has installed it.
+    reqwest::Client::builder().unix_socket(socket).build().unwrap()
+}
+
+pub(crate) fn fence(attempt: u32) -> Fence {
+    Fence {
+        session: SESSION.parse::<SessionId>().unwrap(),
+        attempt: AttemptNumber::new(attempt),
+    }
+}
+
+/// The first attempt's tokens are [`RUNNER`] and [`AGENT`]; later ones have their number behind them.
+pub(crate) fn token(base: &str, attempt: u32) -> String {
+    if attempt == 1 {
+        base.to_owned()
+    } else {
+        format!("{base}-{attempt}")
+    }
+}
+
+pub(crate) fn access(attempt: u32, repository: &Repository, sink: &Arc<RecordingSink>) -> GatewayAccess {
+    let fence = fence(attempt);
+    GatewayAccess {
+        fence,
+        runner_token: TokenHash::of(&token(RUNNER, attempt)),
+        agent_token: TokenHash::of(&token(AGENT, attempt)),
+        job: Job {
+            session: fence.session,
+            attempt: fence.attempt,
+            title: "Add idempotency keys".into(),
+            task: "The task.".into(),
+            base: Some("main".into()),
+            branch: BRANCH.into(),
+            agent: Agent::Claude,
+            model: None,
+            setup: vec![],
+            verify: vec![],
+            turns: None,
+            cost_usd: None,
+            committer: Identity::default(),
+            depth: None,
+        },
+        repository: repository.clone(),
+        sink: sink.clone(),
+    }
+}
+
+pub(crate) fn http_repository(url: &str) -> Repository {
+    let authority = url.split('/').nth(2).unwrap_or_default().to_owned();
+    let policy = RepositoryPolicy {
+        plain_http: vec![authority],
+        ..RepositoryPolicy::default()
+    };
+    Repository::parse(url, &policy).unwrap()
+}
+
+pub(crate) fn header<'a>(response: &'a reqwest::Response, name: &str) -> Option<&'a str> {
+    response.headers().get(name).map(|value| value.to_str().unwrap())
+}
+
+pub(crate) fn code(response: &reqwest::Response) -> &str {
+    header(response, fabrica_core::protocol::CODE_HEADER).unwrap_or_default()
+}

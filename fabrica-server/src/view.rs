@@ -1,0 +1,102 @@
+//! Sessions and messages as the API shows them. Members without a value are `null`, never left out.
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use fabrica_core::ids::{MessageId, SessionId};
+use fabrica_core::message::{Message, MessageContent, MessageKind};
+use fabrica_core::protocol::Usage;
+use fabrica_core::session::{Session, SessionStatus};
+use serde::Serialize;
+
+/// A session.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct SessionView {
+    id: SessionId,
+    repo_url: String,
+    branch_name: Option<String>,
+    pr_url: Option<String>,
+    status: SessionStatus,
+    created_at: String,
+    completed_at: Option<String>,
+    title: Option<String>,
+    attempt: u32,
+    cancel_requested: bool,
+    submitter: Option<String>,
+    usage: UsageView,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct UsageView {
+    input_tokens: u64,
+    output_tokens: u64,
+    cache_read_tokens: u64,
+    cache_write_tokens: u64,
+    cost_usd: f64,
+    turns: u32,
+}
+
+/// A message.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct MessageView {
+    id: MessageId,
+    session_id: SessionId,
+    #[serde(rename = "type")]
+    kind: MessageKind,
+    content: MessageContent,
+    created_at: String,
+    read_at: Option<String>,
+    sequence: u64,
+}
+
+impl From<Session> for SessionView {
+    fn from(session: Session) -> Self {
+        Self {
+            id: session.id,
+            repo_url: session.repo_url,
+            branch_name: session.branch_name,
+            pr_url: session.pr_url,
+            status: session.status,
+            created_at: rfc3339(session.created_at),
+            completed_at: session.completed_at.map(rfc3339),
+            title: session.title,
+            attempt: session.attempt.get(),
+            cancel_requested: session.cancel_requested,
+            submitter: session.submitter,
+            usage: session.usage.into(),
+        }
+    }
+}
+
+impl From<Usage> for UsageView {
+    fn from(usage: Usage) -> Self {
+        Self {
+            input_tokens: usage.input_tokens,
+            output_tokens: usage.output_tokens,
+            cache_read_tokens: usage.cache_read_tokens,
+            cache_write_tokens: usage.cache_write_tokens,
+            cost_usd: usage.cost_usd,
+            turns: usage.turns,
+        }
+    }
+}
+
+impl From<Message> for MessageView {
+    fn from(message: Message) -> Self {
+        Self {
+            id: message.id,
+            session_id: message.session,
+            kind: message.kind,
+            content: message.content,
+            created_at: rfc3339(message.created_at),
+            read_at: message.read_at.map(rfc3339),
+            sequence: message.sequence,
+        }
+    }
+}
+
+/// Always UTC, always with milliseconds: the form that JavaScript writes.
+fn rfc3339(time: DateTime<Utc>) -> String {
+    time.to_rfc3339_opts(SecondsFormat::Millis, true)
+}

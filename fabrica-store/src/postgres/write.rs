@@ -1,0 +1,120 @@
+//! Steps that several transactions share.
+
+use fabrica_core::ids::{Fence, SessionId};
+use fabrica_core::message::NewMessage;
+use fabrica_core::ports::StoreError;
+use fabrica_core::session::SessionStatus;
+use sqlx::PgConnection;
+
+use crate::error::database;
+use crate::rows::UsageRow;
+use crate::values::integer;
+
+/// What a writer has to know of the attempt that it writes for.
+#[derive(sqlx::FromRow)]
+pub(super) struct Held {
+    pub(super) message_seq: i64,
+    pub(super) transcript_seq: i64,
+    pub(super) cancel_requested: bool,
+    pub(super) attempts_left: bool,
+    pub(super) last_event: i64,
+    #[sqlx(flatten)]
+    pub(super) usage: UsageRow,
+}
+
+/// Locks the session, and with it the numbers of its messages, for the current attempt and nobody else. The attempt's
+/// row is locked too: otherwise its `last_event` would be the one from before the wait.
+pub(super) async fn hold(connection: &mut PgConnection, fence: Fence) -> Result<Held, StoreError> {
+    sqlx::query_as(
+        "select s.message_seq, s.transcript_seq, s.cancel_requested, s.attempt < s.max_attempts as attempts_left,
+                a.last_event, s.input_tokens, s.output_tokens, s.cache_read_tokens, s.cache_write_tokens, s.cost_usd,
+                s.turns
+         from sessions s join attempts a on a.session_id = s.id and a.number = s.attempt
+         where s.id = $1 and s.attempt = $2 and s.status = 'running'
+         for no key update of s, a",
+    )
+    .bind(fence.session.as_uuid())
+    .bind(integer(fence.attempt.get()))
+    .fetch_optional(connection)
+    .await
+    .map_err(database)?
+    .ok_or(StoreError::Fenced(fence))
+}
+
+/// Inserts messages after that sequence number and returns the last one. The caller holds the session's row and
+/// writes the number back.
+pub(super) async fn add_messages(
+    connection: &mut PgConnection,
+    session: SessionId,
+    after: i64,
+    messages: &[NewMessage],
+) -> Result<i64, StoreError> {
+    if messages.is_empty() {
+        return Ok(after);
+    }
+    let ids: Vec<_> = messages.iter().map(|message| *message.id.as_uuid()).collect();
+    let types: Vec<_> = messages.iter().map(|message| message.kind.as_str()).collect();
+    let contents: Vec<_> = messages
+        .iter()
+        .map(|message| sqlx::types::Json(&message.content))
+        .collect();
+    let inserted = sqlx::query(
+        "insert into messages (id, session_id, type, content, seq)
+         select m.id, $1, m.type, m.content, $2 + m.place
+         from unnest($3::uuid[], $4::text[], $5::jsonb[]) with ordinality as m (id, type, content, place)
+         order by m.place",
+    )
+    .bind(session.as_uuid())
+    .bind(after)
+    .bind(ids)
+    .bind(types)
+    .bind(contents)
+    .execute(connection)
+    .await
+    .map_err(database)?;
+    Ok(after.saturating_add_unsigned(inserted.rows_affected()))
+}
+
+/// Ends the session, or sends it back to wait, and writes the last sequence number of its messages.
+pub(super) async fn set_status(
+    connection: &mut PgConnection,
+    session: SessionId,
+    status: SessionStatus,
+    delay: i64,
+    message_seq: i64,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "update sessions
+         set status = $2, worker = null, run_at = now() + $3::bigint * interval '1 microsecond', message_seq = $4,
+             completed_at = case when $5 then now() end
+         where id = $1",
+    )
+    .bind(session.as_uuid())
+    .bind(status.as_str())
+    .bind(delay)
+    .bind(message_seq)
+    .bind(status.is_terminal())
+    .execute(connection)
+    .await
+    .map_err(database)?;
+    Ok(())
+}
+
+/// Ends the attempts of a session that have not ended.
+pub(super) async fn end_attempts(
+    connection: &mut PgConnection,
+    session: SessionId,
+    outcome: &str,
+    failure: Option<&fabrica_core::failure::Failure>,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "update attempts set outcome = $2, failure = $3, ended_at = now() where session_id = $1 and outcome is null",
+    )
+    .bind(session.as_uuid())
+    .bind(outcome)
+    .bind(failure.map(sqlx::types::Json))
+    .execute(connection)
+    .await
+    .map_err(database)?;
+    Ok(())
+}

@@ -1,0 +1,65 @@
+//! Creating a session.
+
+use fabrica_core::ids::SessionId;
+use fabrica_core::ports::StoreError;
+use fabrica_core::ports::store::{Created, NewSession};
+use sqlx::SqliteConnection;
+use sqlx::types::Uuid;
+
+use super::SqliteStore;
+use super::write::add_messages;
+use crate::error::database;
+use crate::shared::other_plan;
+use crate::values::integer;
+
+#[tracing::instrument(name = "store.sqlite.create_session", skip_all, fields(session.id = %session.id), err)]
+pub(super) async fn create_session(store: &SqliteStore, session: NewSession) -> Result<Created, StoreError> {
+    let mut transaction = store.write().await?;
+    let created = sqlx::query(
+        "insert into sessions (id, repo_url, title, max_attempts, submitter, idempotency_key, message_seq)
+         values (?1, ?2, ?3, ?4, ?5, ?6, 1) on conflict do nothing",
+    )
+    .bind(session.id.as_uuid())
+    .bind(&session.repo_url)
+    .bind(&session.title)
+    .bind(integer(session.max_attempts))
+    .bind(&session.submitter)
+    .bind(&session.idempotency_key)
+    .execute(&mut *transaction)
+    .await
+    .map_err(database)?;
+    if created.rows_affected() == 0 {
+        return existing(&mut transaction, &session).await;
+    }
+    sqlx::query("insert into specs (id, session_id, content) values (?1, ?2, ?3)")
+        .bind(session.spec.as_uuid())
+        .bind(session.id.as_uuid())
+        .bind(&session.content)
+        .execute(&mut *transaction)
+        .await
+        .map_err(database)?;
+    add_messages(&mut transaction, session.id, 0, &[session.message]).await?;
+    store.commit(transaction).await?;
+    Ok(Created::New(session.id))
+}
+
+async fn existing(connection: &mut SqliteConnection, session: &NewSession) -> Result<Created, StoreError> {
+    let (id, by_key, same): (Uuid, bool, bool) = sqlx::query_as(
+        "select s.id, coalesce(s.idempotency_key = ?2, 0) as by_key,
+                coalesce((select p.content = ?3 from specs p where p.session_id = s.id order by p.version limit 1), 0)
+         from sessions s where s.id = ?1 or s.idempotency_key = ?2
+         order by by_key desc limit 1",
+    )
+    .bind(session.id.as_uuid())
+    .bind(&session.idempotency_key)
+    .bind(&session.content)
+    .fetch_one(connection)
+    .await
+    .map_err(database)?;
+    let id = SessionId::from_uuid(id);
+    match (same, by_key) {
+        (true, _) => Ok(Created::Existing(id)),
+        (false, true) => Err(StoreError::IdempotencyConflict(id)),
+        (false, false) => Err(other_plan(id)),
+    }
+}

@@ -1,0 +1,100 @@
+//! Opening a file and migrating it.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{Sqlite, SqlitePool};
+
+use super::SqliteStore;
+use super::tail::Tail;
+use crate::connect::ConnectError;
+use crate::error::is_transient;
+
+static MIGRATIONS: Migrator = sqlx::migrate!("../migrations/sqlite");
+
+/// How long a connection waits for another process's lock.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long to wait before a file that is locked while it is opened is tried again.
+const PAUSE: Duration = Duration::from_millis(20);
+const READERS: u32 = 4;
+
+impl SqliteStore {
+    /// Opens the file, which is created if it is missing, and brings its tables up to date. Several processes may do so
+    /// at once.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectError`].
+    #[tracing::instrument(name = "store.sqlite.open", skip_all)]
+    pub async fn open(path: impl Into<PathBuf> + Send) -> Result<Self, ConnectError> {
+        let path = path.into();
+        let place = path.display().to_string();
+        let options = SqliteConnectOptions::new()
+            .filename(&path)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .foreign_keys(true)
+            .busy_timeout(PATIENCE);
+        let writer = pool(1).connect_lazy_with(options.clone().create_if_missing(true));
+        migrate_patiently(&writer, &place).await?;
+        let readers = pool(READERS).connect_lazy_with(options.pragma("query_only", "on"));
+        Ok(Self {
+            tail: Tail::default(),
+            path,
+            writer,
+            readers,
+        })
+    }
+
+    /// Ends every subscription and closes the file, once what is being done is done.
+    pub async fn close(&self) {
+        self.tail.stop().await;
+        self.readers.close().await;
+        self.writer.close().await;
+    }
+}
+
+/// Connections to a file do not go stale.
+fn pool(size: u32) -> SqlitePoolOptions {
+    SqlitePoolOptions::new()
+        .max_connections(size)
+        .acquire_timeout(PATIENCE * 2)
+        .idle_timeout(None)
+        .max_lifetime(None)
+        .test_before_acquire(false)
+}
+
+/// Switching a new file to its write-ahead log fails at once while another process does the same.
+async fn migrate_patiently(writer: &SqlitePool, place: &str) -> Result<(), ConnectError> {
+    let started = Instant::now();
+    loop {
+        match migrate(writer).await {
+            Ok(()) => return Ok(()),
+            Err(error) if is_locked(&error) && started.elapsed() < PATIENCE => {
+                tokio::time::sleep(PAUSE).await;
+            }
+            Err(MigrateError::Execute(error)) => return Err(ConnectError::unreachable(place, error)),
+            Err(error) => return Err(ConnectError::migration(place, error)),
+        }
+    }
+}
+
+/// All migrations in one transaction under the write lock, so that one process does it and the others find it done.
+async fn migrate(writer: &SqlitePool) -> Result<(), MigrateError> {
+    let mut transaction: sqlx::Transaction<'static, Sqlite> = writer.begin_with("begin immediate").await?;
+    // `run` would make the future of `open` impossible to spawn.
+    MIGRATIONS.run_direct(None, &mut *transaction, false).await?;
+    transaction.commit().await?;
+    Ok(())
+}
+
+fn is_locked(error: &MigrateError) -> bool {
+    match error {
+        MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => {
+            matches!(error, sqlx::Error::Database(_)) && is_transient(error)
+        }
+        _ => false,
+    }
+}

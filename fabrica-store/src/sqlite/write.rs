@@ -1,0 +1,142 @@
+//! Steps that several transactions share. Whoever calls them holds the database's write lock.
+
+use fabrica_core::failure::Failure;
+use fabrica_core::ids::{Fence, SessionId};
+use fabrica_core::message::NewMessage;
+use fabrica_core::ports::StoreError;
+use fabrica_core::session::SessionStatus;
+use serde::Serialize;
+use sqlx::SqliteConnection;
+use sqlx::types::Json;
+
+use super::now;
+use crate::error::database;
+use crate::rows::UsageRow;
+use crate::values::integer;
+
+/// What a writer has to know of the attempt that it writes for.
+#[derive(sqlx::FromRow)]
+pub(super) struct Held {
+    pub(super) message_seq: i64,
+    pub(super) transcript_seq: i64,
+    pub(super) cancel_requested: bool,
+    pub(super) attempts_left: bool,
+    pub(super) last_event: i64,
+    #[sqlx(flatten)]
+    pub(super) usage: UsageRow,
+}
+
+/// For the current attempt and nobody else.
+pub(super) async fn hold(connection: &mut SqliteConnection, fence: Fence) -> Result<Held, StoreError> {
+    sqlx::query_as(
+        "select s.message_seq, s.transcript_seq, s.cancel_requested, s.attempt < s.max_attempts as attempts_left,
+                a.last_event, s.input_tokens, s.output_tokens, s.cache_read_tokens, s.cache_write_tokens, s.cost_usd,
+                s.turns
+         from sessions s join attempts a on a.session_id = s.id and a.number = s.attempt
+         where s.id = ?1 and s.attempt = ?2 and s.status = 'running'",
+    )
+    .bind(fence.session.as_uuid())
+    .bind(integer(fence.attempt.get()))
+    .fetch_optional(connection)
+    .await
+    .map_err(database)?
+    .ok_or(StoreError::Fenced(fence))
+}
+
+/// Rows for `json_each`: one statement for many rows, since each call costs a change of threads.
+pub(super) fn json_rows<T: Serialize>(rows: impl Iterator<Item = T>) -> Result<String, StoreError> {
+    serde_json::to_string(&rows.collect::<Vec<_>>()).map_err(not_json)
+}
+
+/// A value as the text of a column.
+pub(super) fn json_text(value: &impl Serialize) -> Result<String, StoreError> {
+    serde_json::to_string(value).map_err(not_json)
+}
+
+fn not_json(error: serde_json::Error) -> StoreError {
+    StoreError::Database {
+        message: "a value is no JSON".into(),
+        source: Some(Box::new(error)),
+    }
+}
+
+/// Inserts messages after that sequence number and returns the last one, for the caller to write back.
+pub(super) async fn add_messages(
+    connection: &mut SqliteConnection,
+    session: SessionId,
+    after: i64,
+    messages: &[NewMessage],
+) -> Result<i64, StoreError> {
+    if messages.is_empty() {
+        return Ok(after);
+    }
+    let mut rows = Vec::with_capacity(messages.len());
+    for message in messages {
+        rows.push((
+            message.id.as_uuid().simple().to_string(),
+            message.kind.as_str(),
+            json_text(&message.content)?,
+        ));
+    }
+    let inserted = sqlx::query(
+        "insert into messages (id, session_id, type, content, seq)
+         select unhex(m.value ->> 0), ?1, m.value ->> 1, m.value ->> 2, ?2 + m.key + 1
+         from json_each(?3) m order by m.key",
+    )
+    .bind(session.as_uuid())
+    .bind(after)
+    .bind(json_rows(rows.iter())?)
+    .execute(connection)
+    .await
+    .map_err(database)?;
+    Ok(after.saturating_add_unsigned(inserted.rows_affected()))
+}
+
+/// Ends the session, or sends it back to wait, and writes the last sequence number of its messages.
+pub(super) async fn set_status(
+    connection: &mut SqliteConnection,
+    session: SessionId,
+    status: SessionStatus,
+    delay: i64,
+    message_seq: i64,
+) -> Result<(), StoreError> {
+    sqlx::query(concat!(
+        "update sessions set status = ?2, worker = null, run_at = ",
+        now!(),
+        " + ?3, message_seq = ?4,
+             completed_at = case when ?5 then ",
+        now!(),
+        " end
+         where id = ?1"
+    ))
+    .bind(session.as_uuid())
+    .bind(status.as_str())
+    .bind(delay)
+    .bind(message_seq)
+    .bind(status.is_terminal())
+    .execute(connection)
+    .await
+    .map_err(database)?;
+    Ok(())
+}
+
+/// Ends the attempts of a session that have not ended.
+pub(super) async fn end_attempts(
+    connection: &mut SqliteConnection,
+    session: SessionId,
+    outcome: &str,
+    failure: Option<&Failure>,
+) -> Result<(), StoreError> {
+    sqlx::query(concat!(
+        "update attempts set outcome = ?2, failure = ?3, ended_at = ",
+        now!(),
+        " where session_id = ?1 and outcome is null"
+    ))
+    .bind(session.as_uuid())
+    .bind(outcome)
+    .bind(failure.map(Json))
+    .execute(connection)
+    .await
+    .map_err(database)?;
+    Ok(())
+}

@@ -1,0 +1,13 @@
+//! Whole sessions with the real runner: what it promises, what a hostile agent tries, and the real agent.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+mod claude;
+mod distrust;
+mod session;
+mod support;

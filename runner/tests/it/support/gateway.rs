@@ -1,0 +1,308 @@
+//! A gateway that records everything, refuses what it should, and fails on command.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::{Path as UrlPath, Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::{any, get, post, put};
+use fabrica_core::protocol::{Acknowledgement, Envelope, Instruction, Job};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::UnixListener;
+use tokio::process::Command;
+use tokio::task::JoinHandle;
+
+use super::{AGENT_TOKEN, RUNNER_TOKEN, model};
+
+/// What goes wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// The git host refuses, with a status, a code and words.
+    Repository(u16, &'static str, &'static str),
+    /// The first event deliveries are stored, but their answers are lost.
+    AnswersLost(usize),
+    /// Only so many events are acknowledged at a time.
+    AcknowledgeAtMost(usize),
+    /// The attempt is over after so many events.
+    FencedAfter(usize),
+}
+
+pub(crate) struct Gateway {
+    socket: PathBuf,
+    repositories: PathBuf,
+    state: Mutex<Recorded>,
+    server: Mutex<Option<JoinHandle<()>>>,
+    deliveries: AtomicUsize,
+}
+
+#[derive(Default)]
+struct Recorded {
+    job: Option<Job>,
+    events: Vec<Envelope>,
+    artifacts: Vec<(String, Bytes)>,
+    cancel: bool,
+    fault: Option<Fault>,
+    refused_git: Vec<String>,
+    script: Vec<String>,
+    prompts: Vec<String>,
+}
+
+impl Gateway {
+    pub(crate) fn start(socket: PathBuf, repositories: PathBuf) -> Arc<Self> {
+        let gateway = Arc::new(Self {
+            socket,
+            repositories,
+            state: Mutex::default(),
+            server: Mutex::default(),
+            deliveries: AtomicUsize::new(0),
+        });
+        gateway.open();
+        gateway
+    }
+
+    /// Listens in a new socket.
+    pub(crate) fn open(self: &Arc<Self>) {
+        let listener = UnixListener::bind(&self.socket).unwrap();
+        // The runner may be another user.
+        std::fs::set_permissions(&self.socket, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+        let router = Router::new()
+            .route("/session/job", get(job))
+            .route("/session/events", post(events))
+            .route("/session/artifacts/{name}", put(artifact))
+            .route("/git/{*path}", any(repository))
+            .route("/model/v1/messages", post(model))
+            .layer(axum::extract::DefaultBodyLimit::disable())
+            .with_state(Arc::clone(self));
+        let server = tokio::spawn(async move {
+            axum::serve(listener, router).await.unwrap();
+        });
+        *self.server.lock().unwrap() = Some(server);
+    }
+
+    /// Dies: connections break, the socket is gone.
+    pub(crate) fn close(&self) {
+        if let Some(server) = self.server.lock().unwrap().take() {
+            server.abort();
+        }
+        std::fs::remove_file(&self.socket).unwrap();
+    }
+
+    pub(crate) fn give_job(&self, job: &Job) {
+        self.state.lock().unwrap().job = Some(job.clone());
+    }
+
+    pub(crate) fn events(&self) -> Vec<Envelope> {
+        self.state.lock().unwrap().events.clone()
+    }
+
+    /// What was stored under a name.
+    pub(crate) fn artifact(&self, name: &str) -> Option<Bytes> {
+        let state = self.state.lock().unwrap();
+        state
+            .artifacts
+            .iter()
+            .find(|artifact| artifact.0 == name)
+            .map(|artifact| artifact.1.clone())
+    }
+
+    pub(crate) fn cancel(&self) {
+        self.state.lock().unwrap().cancel = true;
+    }
+
+    pub(crate) fn fail(&self, fault: Fault) {
+        self.state.lock().unwrap().fault = Some(fault);
+    }
+
+    /// The shell commands that the model asks for, one a turn.
+    pub(crate) fn play(&self, commands: &[&str]) {
+        self.state.lock().unwrap().script = commands.iter().map(|&command| command.to_owned()).collect();
+    }
+
+    /// What the model was asked.
+    pub(crate) fn prompts(&self) -> Vec<String> {
+        self.state.lock().unwrap().prompts.clone()
+    }
+
+    /// Requests for the repository without the right token.
+    pub(crate) fn refused_git(&self) -> Vec<String> {
+        self.state.lock().unwrap().refused_git.clone()
+    }
+
+    fn fault(&self) -> Option<Fault> {
+        self.state.lock().unwrap().fault
+    }
+
+    /// Stores what is new, refuses gaps.
+    fn store(&self, body: &[u8]) -> Result<u64, (StatusCode, String)> {
+        let state = &mut *self.state.lock().unwrap();
+        let most = match state.fault {
+            Some(Fault::AcknowledgeAtMost(most)) => most,
+            _ => usize::MAX,
+        };
+        let mut taken = 0;
+        for line in std::str::from_utf8(body).unwrap().lines() {
+            let event: Envelope = serde_json::from_str(line).unwrap();
+            let next = state.events.len() as u64 + 1;
+            if event.seq > next {
+                return Err((
+                    StatusCode::UNPROCESSABLE_ENTITY,
+                    format!("event {next} is missing"),
+                ));
+            }
+            if event.seq == next && taken < most {
+                state.events.push(event);
+                taken += 1;
+            }
+        }
+        Ok(state.events.len() as u64)
+    }
+}
+
+fn authorised(headers: &HeaderMap, token: &str) -> bool {
+    headers
+        .get(header::AUTHORIZATION)
+        .is_some_and(|value| value == format!("Bearer {token}").as_str())
+}
+
+async fn job(State(gateway): State<Arc<Gateway>>, headers: HeaderMap) -> Response {
+    if !authorised(&headers, RUNNER_TOKEN) {
+        return StatusCode::UNAUTHORIZED.into_response();
+    }
+    match gateway.state.lock().unwrap().job.clone() {
+        Some(job) => axum::Json(job).into_response(),
+        None => StatusCode::SERVICE_UNAVAILABLE.into_response(),
+    }
+}
+
+async fn events(State(gateway): State<Arc<Gateway>>, headers: HeaderMap, body: Bytes) -> Response {
+    if !authorised(&headers, RUNNER_TOKEN) {
+        return StatusCode::UNAUTHORIZED.into_response();
+    }
+    let delivery = gateway.deliveries.fetch_add(1, Ordering::SeqCst);
+    if let Some(Fault::FencedAfter(count)) = gateway.fault()
+        && gateway.events().len() >= count
+    {
+        return StatusCode::CONFLICT.into_response();
+    }
+    let acknowledged = match gateway.store(&body) {
+        Ok(acknowledged) => acknowledged,
+        Err(refusal) => return refusal.into_response(),
+    };
+    if let Some(Fault::AnswersLost(count)) = gateway.fault()
+        && delivery < count
+    {
+        return StatusCode::BAD_GATEWAY.into_response();
+    }
+    let cancel = gateway.state.lock().unwrap().cancel;
+    let instructions = if cancel { vec![Instruction::Cancel] } else { vec![] };
+    axum::Json(Acknowledgement {
+        acknowledged,
+        instructions,
+    })
+    .into_response()
+}
+
+async fn artifact(
+    State(gateway): State<Arc<Gateway>>,
+    UrlPath(name): UrlPath<String>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    if !authorised(&headers, RUNNER_TOKEN) {
+        return StatusCode::UNAUTHORIZED.into_response();
+    }
+    gateway.state.lock().unwrap().artifacts.push((name, body));
+    StatusCode::NO_CONTENT.into_response()
+}
+
+async fn repository(State(gateway): State<Arc<Gateway>>, request: Request) -> Response {
+    let query = request.uri().query().unwrap_or_default().to_owned();
+    let path = request.uri().path().trim_start_matches("/git").to_owned();
+    let push = query.contains("git-receive-pack") || path.ends_with("git-receive-pack");
+    let headers = request.headers();
+    let may_fetch = authorised(headers, AGENT_TOKEN) || authorised(headers, RUNNER_TOKEN);
+    if !(if push {
+        authorised(headers, RUNNER_TOKEN)
+    } else {
+        may_fetch
+    }) {
+        gateway.state.lock().unwrap().refused_git.push(path);
+        return StatusCode::UNAUTHORIZED.into_response();
+    }
+    if let Some(Fault::Repository(status, code, words)) = gateway.fault() {
+        let status = StatusCode::from_u16(status).unwrap();
+        return (status, [("x-fabrica-code", code)], words).into_response();
+    }
+    http_backend(&gateway.repositories, &path, &query, request).await
+}
+
+async fn model(headers: HeaderMap, State(gateway): State<Arc<Gateway>>, body: Bytes) -> Response {
+    if !authorised(&headers, AGENT_TOKEN) {
+        return StatusCode::UNAUTHORIZED.into_response();
+    }
+    let script = gateway.state.lock().unwrap().script.clone();
+    gateway
+        .state
+        .lock()
+        .unwrap()
+        .prompts
+        .push(String::from_utf8_lossy(&body).into_owned());
+    model::answer(&script, &body)
+}
+
+async fn http_backend(repositories: &Path, path: &str, query: &str, request: Request) -> Response {
+    let (parts, body) = request.into_parts();
+    let text = |name: &str| {
+        parts
+            .headers
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default()
+            .to_owned()
+    };
+    let mut command = Command::new("git");
+    command
+        .args(["-c", "safe.directory=*", "http-backend"])
+        .env("GIT_PROJECT_ROOT", repositories)
+        .env("GIT_HTTP_EXPORT_ALL", "1")
+        .env("PATH_INFO", path)
+        .env("QUERY_STRING", query)
+        .env("REQUEST_METHOD", parts.method.as_str())
+        .env("REMOTE_USER", "test")
+        .env("CONTENT_TYPE", text("content-type"))
+        .env("HTTP_CONTENT_ENCODING", text("content-encoding"))
+        .env("HTTP_GIT_PROTOCOL", text("git-protocol"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null());
+    let body = axum::body::to_bytes(body, usize::MAX).await.unwrap();
+    let mut child = command
+        .env("CONTENT_LENGTH", body.len().to_string())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    tokio::spawn(async move { stdin.write_all(&body).await });
+    let answer = child.wait_with_output().await.unwrap().stdout;
+    let end = answer
+        .windows(4)
+        .position(|window| window == b"\r\n\r\n")
+        .unwrap_or(answer.len());
+    let mut response = Response::builder();
+    for line in String::from_utf8_lossy(&answer[..end]).lines() {
+        let Some((name, value)) = line.split_once(": ") else {
+            continue;
+        };
+        response = match name {
+            "Status" => response.status(value.split(' ').next().unwrap().parse::<u16>().unwrap()),
+            _ => response.header(name, value),
+        };
+    }
+    response
+        .body(Body::from(answer.get(end + 4..).unwrap_or_default().to_vec()))
+        .unwrap()
+}

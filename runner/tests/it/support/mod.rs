@@ -1,0 +1,276 @@
+//! A sandbox on this machine: a repository, a gateway that records, and the real runner between them.
+
+mod gateway;
+mod git;
+mod model;
+
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Output};
+use std::sync::Arc;
+use std::time::Duration;
+
+use fabrica_core::failure::Failure;
+use fabrica_core::ids::{AttemptNumber, SessionId};
+use fabrica_core::plan::Agent;
+use fabrica_core::protocol::{Envelope, Identity, Job, JobResult, Pushed, RunnerEvent};
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+use tokio::process::{Child, Command};
+use tokio::time::{sleep, timeout};
+
+pub(crate) use gateway::{Fault, Gateway};
+pub(crate) use git::git;
+
+/// The token that no agent may see.
+pub(crate) const RUNNER_TOKEN: &str = "fabrica-runner-canary-5b1f";
+/// The token that the agent has.
+pub(crate) const AGENT_TOKEN: &str = "fabrica-agent-canary-77c2";
+/// The session of every test.
+pub(crate) const SESSION: &str = "5c0ffee0-1234-4321-8888-0123456789ab";
+/// Longer than any test takes.
+const LIMIT: Duration = Duration::from_mins(1);
+
+/// One sandbox.
+pub(crate) struct Sandbox {
+    directory: TempDir,
+    pub(crate) gateway: Arc<Gateway>,
+    pub(crate) job: Job,
+    /// The user who runs the runner; `None` is the present one.
+    pub(crate) user: Option<u32>,
+    pub(crate) variables: Vec<(String, String)>,
+}
+
+impl Sandbox {
+    /// A sandbox whose repository has one commit, and whose agent is a shell script.
+    pub(crate) fn new(script: &str) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path();
+        for name in ["run", "workspace", "home", "repositories"] {
+            std::fs::create_dir(root.join(name)).unwrap();
+        }
+        git::make_repository(&root.join("repositories/repository.git"), &root.join("seed"));
+        let job = Job {
+            session: SESSION.parse::<SessionId>().unwrap(),
+            attempt: AttemptNumber::new(1),
+            title: "Greet the world".into(),
+            task: "Write a greeting.\n".into(),
+            base: None,
+            branch: "fabrica/5c0ffee0".into(),
+            agent: Agent::Command(vec!["sh".into(), "-c".into(), script.into()]),
+            model: None,
+            setup: vec![],
+            verify: vec![],
+            turns: None,
+            cost_usd: None,
+            committer: Identity {
+                name: "Fabrica Test".into(),
+                email: "fabrica@example.com".into(),
+            },
+            depth: Some(50),
+        };
+        let gateway = Gateway::start(root.join("run/gateway.sock"), root.join("repositories"));
+        Self {
+            directory,
+            gateway,
+            job,
+            user: None,
+            variables: vec![],
+        }
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    pub(crate) fn remote(&self) -> PathBuf {
+        self.path("repositories/repository.git")
+    }
+
+    /// Starts the runner.
+    pub(crate) fn start(&self) -> Running {
+        self.gateway.give_job(&self.job);
+        let mut program = PathBuf::from(env!("CARGO_BIN_EXE_fabrica-runner"));
+        if let Some(user) = self.user {
+            // The build directory may be closed to others.
+            let copy = self.path("fabrica-runner");
+            std::fs::copy(&program, &copy).unwrap();
+            program = copy;
+            open_to(user, self.directory.path());
+        }
+        let mut command = Command::new(program);
+        command
+            .env_clear()
+            .env("HOME", self.path("home"))
+            .env("PATH", std::env::var_os("PATH").unwrap())
+            .env("FABRICA_RUNNER_TOKEN", RUNNER_TOKEN)
+            .env("FABRICA_AGENT_TOKEN", AGENT_TOKEN)
+            .env("FABRICA_GATEWAY_SOCKET", self.path("run/gateway.sock"))
+            .env("FABRICA_WORKSPACE", self.path("workspace"))
+            .env("FABRICA_FORWARDER", "127.0.0.1:0")
+            .envs(self.variables.iter().map(|(name, value)| (name, value)))
+            .stdin(std::process::Stdio::null())
+            .kill_on_drop(true);
+        if let Some(user) = self.user {
+            command.uid(user).gid(user);
+        }
+        Running {
+            child: command.spawn().unwrap(),
+        }
+    }
+
+    /// Runs the runner to its end.
+    pub(crate) async fn run(&self) -> End {
+        let running = self.start();
+        self.end(running).await
+    }
+
+    /// Waits for the end of a runner.
+    pub(crate) async fn end(&self, mut running: Running) -> End {
+        let status = timeout(LIMIT, running.child.wait())
+            .await
+            .expect("the runner ends")
+            .unwrap();
+        End {
+            status,
+            events: self.gateway.events(),
+        }
+    }
+
+    /// The commit of a branch on the remote.
+    pub(crate) fn head(&self, branch: &str) -> Option<String> {
+        let output = self.git_in_remote(&[
+            "rev-parse",
+            "--verify",
+            "--quiet",
+            &format!("refs/heads/{branch}"),
+        ]);
+        output
+            .status
+            .success()
+            .then(|| String::from_utf8(output.stdout).unwrap().trim().to_owned())
+    }
+
+    /// The subject lines of a branch on the remote, newest first.
+    pub(crate) fn subjects(&self, branch: &str) -> Vec<String> {
+        let output = self.git_in_remote(&["log", "--format=%s", branch]);
+        String::from_utf8(output.stdout)
+            .unwrap()
+            .lines()
+            .map(str::to_owned)
+            .collect()
+    }
+
+    /// A file on a branch of the remote.
+    pub(crate) fn file(&self, branch: &str, path: &str) -> Option<String> {
+        let output = self.git_in_remote(&["show", &format!("{branch}:{path}")]);
+        output
+            .status
+            .success()
+            .then(|| String::from_utf8(output.stdout).unwrap())
+    }
+
+    /// Adds a commit to a branch of the remote, as somebody else would.
+    pub(crate) fn commit_on_remote(&self, branch: &str, from: &str, file: &str) {
+        git::commit_elsewhere(
+            &self.remote(),
+            &self.path(&format!("elsewhere-{file}")),
+            branch,
+            from,
+            file,
+        );
+    }
+
+    fn git_in_remote(&self, arguments: &[&str]) -> Output {
+        git(&self.remote(), arguments)
+    }
+}
+
+/// Hands everything below a directory to a user.
+fn open_to(user: u32, directory: &Path) {
+    let status = std::process::Command::new("chown")
+        .arg("-R")
+        .arg(format!("{user}:{user}"))
+        .arg(directory)
+        .status();
+    assert!(status.unwrap().success());
+}
+
+/// A runner at work.
+pub(crate) struct Running {
+    child: Child,
+}
+
+impl Running {
+    /// Its process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id().unwrap()
+    }
+
+    /// Asks it to stop.
+    pub(crate) fn terminate(&self) {
+        let pid = Pid::from_raw(self.pid().try_into().unwrap()).unwrap();
+        kill_process(pid, Signal::TERM).unwrap();
+    }
+}
+
+/// What a run came to.
+pub(crate) struct End {
+    pub(crate) status: ExitStatus,
+    pub(crate) events: Vec<Envelope>,
+}
+
+impl End {
+    /// The result of a success.
+    pub(crate) fn completed(&self) -> &JobResult {
+        match &self.last().event {
+            RunnerEvent::Completed(result) => result,
+            other => panic!("it should have succeeded: {other:?}"),
+        }
+    }
+
+    /// The failure, and what was pushed all the same.
+    pub(crate) fn failed(&self) -> (&Failure, Option<&Pushed>) {
+        match &self.last().event {
+            RunnerEvent::Failed { failure, pushed } => (failure, pushed.as_ref()),
+            other => panic!("it should have failed: {other:?}"),
+        }
+    }
+
+    fn last(&self) -> &Envelope {
+        let numbers: Vec<u64> = self.events.iter().map(|event| event.seq).collect();
+        let expected: Vec<u64> = (1..=self.events.len() as u64).collect();
+        assert_eq!(numbers, expected, "numbers have no gaps");
+        self.events.last().expect("there are events")
+    }
+
+    /// What people were told.
+    pub(crate) fn progress(&self) -> Vec<&str> {
+        let told = self.events.iter().filter_map(|event| match &event.event {
+            RunnerEvent::Progress { message, .. } => Some(message.as_str()),
+            _ => None,
+        });
+        told.collect()
+    }
+
+    /// Everything that programs wrote.
+    pub(crate) fn output(&self) -> Vec<String> {
+        let entries = self.events.iter().filter_map(|event| match &event.event {
+            RunnerEvent::Agent(entry) if entry.kind == "output" => Some(&entry.detail),
+            _ => None,
+        });
+        entries
+            .flat_map(|detail| detail["lines"].as_array().cloned().unwrap_or_default())
+            .map(|line| line.as_str().unwrap_or_default().to_owned())
+            .collect()
+    }
+}
+
+/// Waits until something holds.
+pub(crate) async fn until(mut holds: impl FnMut() -> bool) {
+    let wait = async {
+        while !holds() {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(LIMIT, wait).await.expect("it comes to hold");
+}
