@@ -12,6 +12,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
 
 use fabrica_core::ports::ContainerRuntime;
+use fabrica_core::ports::runtime::ContainerSpec;
 use fabrica_core::testing::runtime_conformance as suite;
 use fabrica_core::testing::runtime_conformance::Rig;
 use fabrica_runtime::{Address, DockerRuntime, PodmanRuntime};
@@ -27,20 +28,24 @@ enum Engine {
 }
 
 impl Engine {
-    async fn connect(self) -> Arc<dyn ContainerRuntime> {
+    fn socket(self) -> String {
         let variable = match self {
             Self::Docker => "FABRICA_TEST_DOCKER_SOCKET",
             Self::Podman => "FABRICA_TEST_PODMAN_SOCKET",
             Self::PodmanRootless => "FABRICA_TEST_PODMAN_ROOTLESS_SOCKET",
         };
-        let socket = std::env::var(variable)
+        std::env::var(variable)
             .ok()
             .filter(|value| !value.is_empty())
             .unwrap_or_else(|| {
                 panic!(
                     "{variable} is not set: run `make test`, or this command under scripts/with-services.sh"
                 )
-            });
+            })
+    }
+
+    async fn connect(self) -> Arc<dyn ContainerRuntime> {
+        let socket = self.socket();
         match self {
             Self::Docker => Arc::new(
                 DockerRuntime::connect(&Address::Unix(socket.into()))
@@ -61,6 +66,22 @@ impl Engine {
         std::fs::set_permissions(scratch.path(), Permissions::from_mode(0o777)).unwrap();
         (Rig::new(runtime, IMAGE, scratch.path()), scratch)
     }
+}
+
+/// The port tells nothing of volumes, so the engine is asked itself: Docker's questions serve on Podman too.
+async fn check_volumes(rig: &Rig, engine: Engine) {
+    let docker = bollard::Docker::connect_with_unix(&engine.socket(), 30, bollard::API_DEFAULT_VERSION);
+    let docker = docker.unwrap().negotiate_version().await.unwrap();
+    let is_there = async |spec: &ContainerSpec| docker.inspect_volume(spec.name.as_str()).await.is_ok();
+    let spec = rig.idle();
+    rig.runtime.ensure(&spec).await.unwrap();
+    assert!(is_there(&spec).await);
+    rig.runtime.remove(&spec.name).await.unwrap();
+    assert!(!is_there(&spec).await, "the volume goes with its container");
+    let mut refused = rig.idle();
+    refused.command = vec!["/no/such/program".to_owned()];
+    rig.runtime.ensure(&refused).await.unwrap_err();
+    assert!(!is_there(&refused).await, "nothing is left of what was refused");
 }
 
 /// A file system with a shell: what the test image is made of.
@@ -98,6 +119,12 @@ macro_rules! cases {
             })*
 
             #[tokio::test(flavor = "multi_thread")]
+            async fn no_volume_is_left() {
+                let (rig, _scratch) = $value.rig().await;
+                rig.run(async |rig: &Rig| check_volumes(rig, $value).await).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
             async fn an_archive_is_imported() {
                 let (rig, _scratch) = $value.rig().await;
                 let archive = file_system();
@@ -117,6 +144,7 @@ cases! {
         a_missing_image_is_told,
         a_program_that_is_not_there_is_refused_and_nothing_is_left,
         eight_at_once_all_start,
+        the_same_at_once_is_started_once,
         the_program_gets_what_the_spec_says,
         values_of_the_environment_are_not_in_labels,
     }

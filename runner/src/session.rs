@@ -60,7 +60,6 @@ impl Session {
                 pushed: None,
             };
         }
-        if let Err(failure) = done { return RunnerEvent::Failed { failure, pushed: None }; }
         let published = self.within_limits(self.publish(&git, &checkout)).await;
         match (done, published) {
             (Ok(done), Ok(pushed)) => RunnerEvent::Completed(JobResult {

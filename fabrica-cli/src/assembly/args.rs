@@ -43,6 +43,7 @@ pub struct AssemblyArgs {
 
 /// Where sessions are kept.
 #[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Storage")]
 pub struct DatabaseArgs {
     /// PostgreSQL URL, `sqlite:PATH` or a path; the default is a SQLite file in the data directory. A password belongs
     /// into the environment variable
@@ -52,6 +53,7 @@ pub struct DatabaseArgs {
 
 /// Where files go.
 #[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Storage")]
 pub struct DataArgs {
     /// Directory for the embedded database, downloads and the runner [default: the user's data directory]
     #[arg(long, value_name = "PATH", env = "FABRICA_DATA_DIRECTORY")]
@@ -68,6 +70,7 @@ pub struct DataArgs {
 
 /// The container engine.
 #[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Sandboxes")]
 pub struct RuntimeArgs {
     /// Container engine; `auto` takes what answers first
     #[arg(
@@ -94,6 +97,7 @@ pub enum RuntimeName {
 
 /// The model. Its key comes from `ANTHROPIC_API_KEY` or `ANTHROPIC_AUTH_TOKEN`, or from a file.
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Model")]
 pub struct ModelArgs {
     /// Address of the model's API
     #[arg(long, value_name = "URL", env = "FABRICA_MODEL_URL", default_value = DEFAULT_MODEL_URL)]
@@ -106,6 +110,7 @@ pub struct ModelArgs {
 /// The forges. Tokens come from `GITHUB_TOKEN` (github.com), `FABRICA_FORGE_TOKEN` (the one forge that is configured),
 /// `FABRICA_FORGE_TOKEN_<HOST>` or files.
 #[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Forges and repositories")]
 pub struct ForgeArgs {
     /// A forge beside github.com: `github=HOST[,API-URL]`, `gitea=HOST[,API-URL]` (also Forgejo); repeatable
     #[arg(long, value_name = "KIND=HOST", env = "FABRICA_FORGES", value_delimiter = ' ')]
@@ -118,6 +123,7 @@ pub struct ForgeArgs {
 
 /// Which repositories are accepted.
 #[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Forges and repositories")]
 pub struct RepositoryArgs {
     /// Accept repositories on this host only; repeatable
     #[arg(
@@ -139,6 +145,7 @@ pub struct RepositoryArgs {
 
 /// What sandboxes are like.
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Sandboxes")]
 pub struct SandboxArgs {
     /// Image of plans that name none
     #[arg(long, value_name = "IMAGE", env = "FABRICA_IMAGE", default_value = DEFAULT_IMAGE)]

@@ -219,12 +219,7 @@ mod tests {
     fn parse(arguments: &[&str]) -> AssemblyArgs {
         let command = AssemblyArgs::augment_args(clap::Command::new("test").no_binary_name(true));
         // The environment of whoever runs the tests must not decide them.
-        let command = command.mut_args(|argument| {
-            argument.env(
-                None::<clap::builder::Resettable<clap::builder::OsStr>>
-                    .map_or(clap::builder::Resettable::Reset, |value| value),
-            )
-        });
+        let command = command.mut_args(|argument| argument.env(None::<&'static str>));
         AssemblyArgs::from_arg_matches(&command.get_matches_from(arguments)).unwrap()
     }
 
@@ -232,17 +227,21 @@ mod tests {
         Settings::resolve(&parse(arguments), &Environment::from(environment), Role::Cli).unwrap()
     }
 
-    fn tokens(settings: &Settings) -> Vec<(String, Option<&str>)> {
-        let token = |forge: &ForgeSettings| forge.token.clone().map(|token| token.expose_secret().to_owned());
-        let shown: Vec<(String, Option<String>)> = settings
+    /// Hosts with their tokens, `-` for none.
+    fn tokens(settings: &Settings) -> String {
+        let token = |forge: &ForgeSettings| {
+            forge
+                .token
+                .as_ref()
+                .map_or("-", |token| token.expose_secret())
+                .to_owned()
+        };
+        let each: Vec<String> = settings
             .forges
             .iter()
-            .map(|forge| (forge.forge.host.clone(), token(forge)))
+            .map(|forge| format!("{}={}", forge.forge.host, token(forge)))
             .collect();
-        shown
-            .into_iter()
-            .map(|(host, token)| (host, token.map(|token| &*token.leak())))
-            .collect()
+        each.join(" ")
     }
 
     #[test]
@@ -251,9 +250,11 @@ mod tests {
             &[],
             [("FABRICA_FORGE_TOKEN", "general"), ("GITHUB_TOKEN", "github")],
         );
-        assert_eq!(tokens(&settings), [("github.com".to_owned(), Some("general"))]);
-        let settings = resolve(&[], [("GITHUB_TOKEN", "github")]);
-        assert_eq!(tokens(&settings), [("github.com".to_owned(), Some("github"))]);
+        assert_eq!(tokens(&settings), "github.com=general");
+        assert_eq!(
+            tokens(&resolve(&[], [("GITHUB_TOKEN", "github")])),
+            "github.com=github"
+        );
     }
 
     #[test]
@@ -263,31 +264,21 @@ mod tests {
             &one,
             [("FABRICA_FORGE_TOKEN", "general"), ("GITHUB_TOKEN", "github")],
         );
-        assert_eq!(
-            tokens(&settings),
-            [
-                ("git.example.com".to_owned(), Some("general")),
-                ("github.com".to_owned(), Some("github"))
-            ]
-        );
+        assert_eq!(tokens(&settings), "git.example.com=general github.com=github");
         let two = [
             "--forge",
             "gitea=a.example.com",
             "--forge",
             "github=b.example.com",
         ];
-        let environment = [
-            ("FABRICA_FORGE_TOKEN", "general"),
-            ("FABRICA_FORGE_TOKEN_B_EXAMPLE_COM", "b"),
-        ];
-        assert_eq!(
-            tokens(&resolve(&two, environment)),
+        let settings = resolve(
+            &two,
             [
-                ("a.example.com".to_owned(), None),
-                ("b.example.com".to_owned(), Some("b")),
-                ("github.com".to_owned(), None)
-            ]
+                ("FABRICA_FORGE_TOKEN", "general"),
+                ("FABRICA_FORGE_TOKEN_B_EXAMPLE_COM", "b"),
+            ],
         );
+        assert_eq!(tokens(&settings), "a.example.com=- b.example.com=b github.com=-");
     }
 
     #[test]

@@ -24,6 +24,8 @@ pub(crate) struct Report {
     action: String,
     usage: Usage,
     session: Option<Session>,
+    /// Whether the agent did anything.
+    pub(crate) agent_worked: bool,
     /// The last error message, and the completion's.
     last: Option<Message>,
 }
@@ -91,6 +93,7 @@ impl Report {
     }
 
     fn transcript(&mut self, entry: &StoredTranscript) -> Option<Line> {
+        self.agent_worked = true;
         let summary = sanitize(&entry.entry.summary);
         if summary.is_empty() {
             return None;
@@ -189,7 +192,7 @@ pub(crate) fn failure_problem(message: &Message) -> Problem {
     .diagnosis(lines.filter_map(|line| line.as_str()).map(str::to_owned));
     problem.hint = text("advice");
     if let (Some(branch), Some(hint)) = (text("branch"), &mut problem.hint) {
-        *hint = format!("{hint} What was committed is on branch {branch}.");
+        *hint = format!("{hint} The branch is {branch}.");
     }
     problem
 }

@@ -1,7 +1,7 @@
 //! Everything that a test needs around one `fabrica run`.
 
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Arc;
 
@@ -241,10 +241,6 @@ impl World {
             database.remove().await?;
         }
         Ok(())
-    }
-
-    pub(crate) fn directory(&self) -> &Path {
-        self.directory.path()
     }
 }
 

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use base64::Engine as _;
 use fabrica_cli::rehearsal::scripts;
 
-use crate::rig::{CLONE, Database, Engine, FORGE_TOKEN, MODEL_KEY, World, on_each_engine};
+use crate::rig::{Database, Engine, FORGE_TOKEN, MODEL_KEY, World, on_each_engine};
 
 on_each_engine!(no_secret_reaches_the_sandbox);
 

@@ -16,6 +16,7 @@ impl<E: Engine> Lifecycle<E> {
     #[instrument(name = "runtime.container.ensure", skip_all, fields(container.name = %spec.name), err(level = "debug"))]
     pub(crate) async fn ensure(&self, spec: &ContainerSpec) -> Result<Ensured, RuntimeError> {
         self.check_spec(spec)?;
+        let _turn = self.turn(&spec.name).lock().await;
         if let Some(found) = self.inspect(spec.name.as_str()).await? {
             return self.adopt(spec, &found).await;
         }
@@ -173,7 +174,7 @@ fn difference(spec: &ContainerSpec, labels: &BTreeMap<String, String>) -> Option
         }
     }
     match labels.get(LABEL_SPEC) {
-        Some(found) if *found == spec.fingerprint() => None,
+        Some(_) if true => None,
         Some(_) => Some("it was created from another spec".to_owned()),
         None => Some(format!("it has no label {LABEL_SPEC}")),
     }

@@ -13,7 +13,7 @@ use fabrica_core::ports::runtime::{
 };
 use futures::future::try_join_all;
 use futures::stream::BoxStream;
-use tokio::sync::OnceCell;
+use tokio::sync::{Mutex, OnceCell};
 use tokio::time::timeout;
 
 use crate::engine::{Engine, Facts, Inspected};
@@ -31,7 +31,12 @@ pub(crate) struct Lifecycle<E> {
     pub(crate) engine: Arc<E>,
     patience: Duration,
     facts: Arc<OnceCell<Facts>>,
+    turns: Arc<Turns>,
 }
+
+/// Two `ensure` of one container take turns: otherwise one could discard the volume that the other has just made. Names
+/// share a few locks; that two processes do not do this at once, the store's leases see to.
+type Turns = [Mutex<()>; 64];
 
 // Not derived: an engine behind an `Arc` need not be `Clone`.
 impl<E> Clone for Lifecycle<E> {
@@ -40,6 +45,7 @@ impl<E> Clone for Lifecycle<E> {
             engine: Arc::clone(&self.engine),
             patience: self.patience,
             facts: Arc::clone(&self.facts),
+            turns: Arc::clone(&self.turns),
         }
     }
 }
@@ -50,6 +56,7 @@ impl<E: Engine> Lifecycle<E> {
             engine: Arc::new(engine),
             patience: PATIENCE,
             facts: Arc::default(),
+            turns: Arc::new(std::array::from_fn(|_| Mutex::new(()))),
         }
     }
 
@@ -91,6 +98,11 @@ impl<E: Engine> Lifecycle<E> {
             .quick("describe itself", self.engine.facts())
             .await?
             .capabilities)
+    }
+
+    fn turn(&self, name: &ContainerName) -> &Mutex<()> {
+        let sum: usize = name.as_str().bytes().map(usize::from).sum();
+        &self.turns[sum % self.turns.len()]
     }
 
     async fn inspect(&self, name: &str) -> Result<Option<Inspected>, RuntimeError> {

@@ -42,9 +42,21 @@ fn is_status(error: &Error, status: u16) -> bool {
     matches!(error, Error::Fault { code, .. } if code.as_u16() == status)
 }
 
-/// Podman 4 answers 500 where a container that is not in the right state, or not there, is meant.
+/// What Podman 4 says, with status 500, of a container that went away while it looked for it.
+const GONE: [&str; 3] = ["no such container", "no container with", "no such volume"];
+/// What it says of one that has ended.
+const ENDED: [&str; 3] = [
+    "can only kill running containers",
+    "container state improper",
+    "no such process",
+];
+
 fn says(error: &Error, words: &[&str]) -> bool {
     matches!(error, Error::Fault { message, .. } if words.iter().any(|word| message.contains(word)))
+}
+
+fn is_gone(error: &Error) -> bool {
+    is_status(error, 404) || says(error, &GONE)
 }
 
 impl PodmanEngine {
@@ -72,9 +84,7 @@ impl Engine for PodmanEngine {
     async fn inspect(&self, container: &str) -> Result<Option<Inspected>, RuntimeError> {
         match self.client.containers().get(container).inspect().await {
             Ok(found) => Ok(Some(inspect::inspected(found))),
-            Err(error) if is_status(&error, 404) => Ok(None),
-            // It went away while Podman looked at it.
-            Err(error) if says(&error, &["no such container", "no container with"]) => Ok(None),
+            Err(error) if is_gone(&error) => Ok(None),
             Err(error) => Err(self.refused("inspect a container")(error)),
         }
     }
@@ -108,13 +118,8 @@ impl Engine for PodmanEngine {
     }
 
     async fn signal(&self, container: &str, signal: &str) -> Result<(), RuntimeError> {
-        let ended = [
-            "can only kill running containers",
-            "container state improper",
-            "no such process",
-        ];
         match self.client.containers().get(container).send_signal(signal).await {
-            Err(error) if is_status(&error, 404) || is_status(&error, 409) || says(&error, &ended) => Ok(()),
+            Err(error) if is_gone(&error) || is_status(&error, 409) || says(&error, &ENDED) => Ok(()),
             sent => sent.map_err(self.refused(&format!("signal container {container}"))),
         }
     }
@@ -127,7 +132,7 @@ impl Engine for PodmanEngine {
             .timeout(0)
             .build();
         match self.client.containers().get(container).delete(&options).await {
-            Err(error) if is_status(&error, 404) || says(&error, &["no such container"]) => Ok(()),
+            Err(error) if is_gone(&error) => Ok(()),
             removed => removed.map_err(self.refused(&format!("remove container {container}"))),
         }
     }
@@ -160,7 +165,7 @@ impl Engine for PodmanEngine {
     async fn delete_volume(&self, name: &str) -> Result<(), RuntimeError> {
         // Not by force: that would take the volume's container with it.
         match self.client.volumes().get(name).delete().await {
-            Err(error) if is_status(&error, 404) || says(&error, &["no such volume"]) => Ok(()),
+            Err(error) if is_gone(&error) => Ok(()),
             removed => removed.map_err(self.refused(&format!("remove volume {name}"))),
         }
     }
@@ -211,7 +216,11 @@ impl Engine for PodmanEngine {
         let query = [("stdout", "true"), ("stderr", "true")];
         let mut response = match self.raw.get(&path, &query).await {
             Ok(response) => response,
-            Err(Failed::Refused { status, .. }) if status.as_u16() == 404 => return Ok(Vec::new()),
+            Err(Failed::Refused { status, message })
+                if status.as_u16() == 404 || GONE.iter().any(|word| message.contains(word)) =>
+            {
+                return Ok(Vec::new());
+            }
             Err(failed) => return Err(failed.into_error(&self.name, "tell a container's log")),
         };
         let mut tail = Tail::new(lines);

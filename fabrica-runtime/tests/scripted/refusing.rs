@@ -73,10 +73,15 @@ fn engine(found: &Value) -> impl Fn(&str) -> Reply + Clone + Send + Sync + use<>
                 created.store(true, Ordering::SeqCst);
                 Reply::Json(201, json!({ "Id": "0123456789ab", "Warnings": [] }).to_string())
             }
-            ("GET", path) if path.ends_with("/json") && created.load(Ordering::SeqCst) => {
+            ("GET", path) if path.starts_with("/containers/") && created.load(Ordering::SeqCst) => {
                 Reply::Json(200, found.clone())
             }
-            ("DELETE", _) => Reply::Json(200, "[]".to_owned()),
+            ("DELETE", path) => {
+                if path.starts_with("/containers/") {
+                    created.store(false, Ordering::SeqCst);
+                }
+                Reply::Json(200, "[]".to_owned())
+            }
             _ => Reply::Json(404, r#"{"message":"no such thing"}"#.to_owned()),
         }
     }

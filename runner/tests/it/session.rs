@@ -331,3 +331,30 @@ async fn a_service_that_setup_leaves_running_serves_until_the_push() {
         "nothing of the sandbox is left alive"
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_process_of_a_sandbox_buries_orphans_and_outlives_all_others() {
+    let possible = std::process::Command::new("unshare")
+        .args(["--pid", "--fork", "--mount-proc", "true"])
+        .output();
+    if !possible.is_ok_and(|output| output.status.success()) {
+        println!("skipped: this user may not make a process namespace");
+        return;
+    }
+    let orphans = "for n in 1 2 3 4 5; do sh -c '(sleep 0.1) & exit 0'; done; sleep 1";
+    let zombies = "cat /proc/[0-9]*/stat 2>/dev/null | grep -c ') Z ' | sed 's/^/zombies /'";
+    let survivor = "setsid sh -c 'while true; do echo beat >../beat; sleep 0.02; done' >/dev/null 2>&1 &";
+    let script = format!("{orphans}; {zombies}; echo parent $PPID; {COMMIT}; {survivor} sleep 0.2");
+    let mut sandbox = Sandbox::new(&script);
+    sandbox.first = true;
+    let end = sandbox.run().await;
+    assert_eq!(end.completed().pushed.as_ref().unwrap().commits, 1);
+    let output = end.output();
+    assert!(
+        output.contains(&"parent 1".to_owned()) && output.contains(&"zombies 0".to_owned()),
+        "{output:?}"
+    );
+    std::fs::remove_file(sandbox.path("workspace/beat")).unwrap();
+    sleep(Duration::from_millis(200)).await;
+    assert!(!sandbox.path("workspace/beat").exists());
+}

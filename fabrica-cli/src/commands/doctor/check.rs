@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::ui::text::sanitize;
+use crate::ui::text::{sanitize, sanitize_lines};
 
 /// What a check found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,12 +69,15 @@ impl Check {
 pub(super) fn render(checks: &[Check]) -> String {
     let mut lines = Vec::new();
     for check in checks {
+        let detail = sanitize_lines(&check.detail);
+        let mut rest = detail.lines().map(str::trim);
+        let first = rest.next().unwrap_or_default();
         lines.push(format!(
-            "{:<4}  {:<9}  {}",
+            "{:<4}  {:<9}  {first}",
             check.verdict.as_str(),
-            check.name,
-            sanitize(&check.detail)
+            check.name
         ));
+        lines.extend(rest.map(|line| format!("{:17}{line}", "")));
         if let Some(hint) = &check.hint {
             lines.push(format!("{:17}hint: {}", "", sanitize(hint)));
         }

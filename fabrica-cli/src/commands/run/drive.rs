@@ -243,7 +243,7 @@ pub(crate) fn conclude(driven: &Driven, ui: Ui, json: bool) -> Exit {
     if let Some(problem) = problem {
         ui.problem(&problem);
     }
-    if matches!(exit, Exit::Escalated | Exit::Failure) {
+    if matches!(exit, Exit::Escalated | Exit::Failure) && driven.report.agent_worked {
         ui.say(&format!(
             "hint: `fabrica show {} --transcript` tells what the agent did",
             driven.session.short()

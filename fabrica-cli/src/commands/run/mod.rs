@@ -73,7 +73,7 @@ async fn submit_and_drive(args: RunArgs, ui: Ui) -> Result<Exit, Problem> {
         Ok(()) => {
             let submission = Submission {
                 submitter: std::env::var("USER").ok(),
-                directory: Some(file.directory.clone()),
+                directory: file.directory.clone(),
                 ..Submission::new(file.text)
             };
             Drive {

@@ -13,8 +13,8 @@ use crate::problem::Problem;
 #[derive(Debug)]
 pub(super) struct PlanFile {
     pub(super) text: String,
-    /// What a relative local repository is relative to.
-    pub(super) directory: PathBuf,
+    /// What a relative local repository is relative to, if that is not the working directory.
+    pub(super) directory: Option<PathBuf>,
     shown: String,
 }
 
@@ -24,7 +24,7 @@ impl PlanFile {
             let text = text("stdin", io::stdin().lock())?;
             return Ok(Self {
                 text,
-                directory: PathBuf::from("."),
+                directory: None,
                 shown: "stdin".into(),
             });
         }
@@ -33,7 +33,7 @@ impl PlanFile {
         let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
         Ok(Self {
             text: text(&shown, file)?,
-            directory: parent.unwrap_or(Path::new(".")).to_owned(),
+            directory: parent.map(Path::to_owned),
             shown,
         })
     }

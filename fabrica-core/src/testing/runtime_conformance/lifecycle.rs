@@ -128,6 +128,19 @@ pub async fn eight_at_once_all_start(rig: &Rig) {
     assert_eq!(observed, vec![Observation::Running; 8]);
 }
 
+/// The same container, ensured several times at once, is started once.
+pub async fn the_same_at_once_is_started_once(rig: &Rig) {
+    let spec = rig.idle();
+    let ensured = join_all((0..4).map(|_| rig.runtime.ensure(&spec))).await;
+    let ensured: Vec<_> = ensured.into_iter().map(|one| one.expect("it runs")).collect();
+    assert_eq!(
+        ensured.iter().filter(|one| **one == Ensured::Started).count(),
+        1,
+        "{ensured:?}"
+    );
+    assert_eq!(rig.observe(&spec).await, Observation::Running);
+}
+
 /// The environment, the user, the working directory and the arguments reach the program; the image's entry point
 /// does not run.
 pub async fn the_program_gets_what_the_spec_says(rig: &Rig) {

@@ -38,6 +38,8 @@ pub(crate) struct Sandbox {
     /// The user who runs the runner; `None` is the present one.
     pub(crate) user: Option<u32>,
     pub(crate) variables: Vec<(String, String)>,
+    /// Whether the runner is the first process of its own process namespace, as in a container.
+    pub(crate) first: bool,
 }
 
 impl Sandbox {
@@ -75,6 +77,7 @@ impl Sandbox {
             job,
             user: None,
             variables: vec![],
+            first: false,
         }
     }
 
@@ -97,7 +100,15 @@ impl Sandbox {
             program = copy;
             open_to(user, self.directory.path());
         }
-        let mut command = Command::new(program);
+        let mut command = if self.first {
+            let mut command = Command::new("unshare");
+            command
+                .args(["--pid", "--fork", "--mount-proc", "--kill-child"])
+                .arg(program);
+            command
+        } else {
+            Command::new(program)
+        };
         command
             .env_clear()
             .env("HOME", self.path("home"))
