@@ -145,7 +145,7 @@ ensure_postgres() {
     install -d -m 700 "${owned_by_worker[@]}" "$data"
     password=$(od -An -tx1 -N16 /dev/urandom | tr -d ' \n')
     echo "$password" | install -m 600 "${owned_by_worker[@]}" /dev/stdin "$state/postgres/password"
-    # Creating the cluster need not be durable; what the tests write to it is (fsync stays on).
+    # The cluster is thrown away, and the tests end its processes, never the machine: nothing needs to reach the disk.
     "${as_worker[@]}" "$(postgres_program initdb)" -D "$data" -U fabrica -A scram-sha-256 \
         --pwfile="$state/postgres/password" -E UTF8 --no-locale --no-sync >"$state/initdb.log" 2>&1 ||
         fail_with_log initdb "$state/initdb.log" 'set FABRICA_TEST_DATABASE_URL to a superuser URL of another server'
@@ -153,7 +153,7 @@ ensure_postgres() {
         port=$((20000 + RANDOM % 12000))
         ! (: <>"/dev/tcp/127.0.0.1/$port") 2>/dev/null || continue
         if "${as_worker[@]}" "$(postgres_program pg_ctl)" -D "$data" -l "$log" -w -s start -o "-c listen_addresses=127.0.0.1 \
-            -c port=$port -c unix_socket_directories=$state/postgres -c max_connections=300" >"$state/pg_ctl.log" {turn}>&- {users}>&-; then
+            -c port=$port -c unix_socket_directories=$state/postgres -c max_connections=300 -c fsync=${FABRICA_TEST_FSYNC:-off}" >"$state/pg_ctl.log" {turn}>&- {users}>&-; then
             FABRICA_TEST_DATABASE_URL=postgres://fabrica:$password@127.0.0.1:$port/postgres
             (umask 077 && echo "$FABRICA_TEST_DATABASE_URL" >"$url")
             return 0

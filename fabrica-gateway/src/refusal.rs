@@ -8,7 +8,7 @@ use http::{HeaderValue, StatusCode};
 use serde_json::{Value, json};
 
 /// Tells Anthropic's clients whether another try makes sense; without it they repeat for minutes.
-const SHOULD_RETRY: &str = "x-should-retry";
+pub(crate) const SHOULD_RETRY: &str = "x-should-retry";
 
 /// A request that the gateway does not serve, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use fabrica_core::message::{Message, MessageKind};
 use fabrica_core::ports::Store;
 use fabrica_core::ports::store::{SessionFilter, StoredTranscript};
 use fabrica_core::session::{Session, SessionStatus};
-use serde_json::json;
+use serde_json::Value;
 
 use crate::exit::Exit;
 use crate::json;
@@ -53,18 +53,15 @@ pub(crate) async fn run(args: &ShowArgs, ui: Ui) -> Result<Exit, Problem> {
     let store = open_store(&args.database, &directories).await?;
     let session = find(&store, &args.id).await?;
     if args.plan {
-        let plan = store
-            .specs(session.id)
-            .await?
-            .pop()
-            .map(|spec| spec.content)
-            .unwrap_or_default();
+        let plan = store.specs(session.id).await?.pop();
+        let plan = plan.map(|spec| spec.content).unwrap_or_default();
         // A file gets the bytes; a terminal gets nothing that it would obey.
-        ui.raw(&if ui.stdout_is_terminal {
+        let shown = if ui.stdout_is_terminal {
             sanitize_lines(&plan) + "\n"
         } else {
             plan
-        });
+        };
+        ui.raw(&shown);
         return Ok(Exit::Success);
     }
     let messages = all_messages(&store, session.id).await?;
@@ -75,16 +72,14 @@ pub(crate) async fn run(args: &ShowArgs, ui: Ui) -> Result<Exit, Problem> {
     };
     if args.json {
         let mut object = json::session(&session);
-        object["messages"] = if args.messages {
-            messages.iter().map(json::message).collect()
-        } else {
-            json!(null)
-        };
-        object["transcript"] = if args.transcript {
-            entries.iter().map(json::transcript).collect()
-        } else {
-            json!(null)
-        };
+        let messages = args
+            .messages
+            .then(|| messages.iter().map(json::message).collect());
+        let entries = args
+            .transcript
+            .then(|| entries.iter().map(json::transcript).collect());
+        object["messages"] = messages.unwrap_or(Value::Null);
+        object["transcript"] = entries.unwrap_or(Value::Null);
         ui.data(&object.to_string());
         return Ok(Exit::Success);
     }

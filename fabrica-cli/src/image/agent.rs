@@ -133,33 +133,28 @@ async fn pack(package: &str, directory: &Path, narrator: &Narrator) -> Result<Pa
         text
     };
     let (talk, data, status) = tokio::join!(talk, data, child.wait());
-    let failed = |reason: String| {
-        Problem::new(
-            Exit::Failure,
-            "image.agent_download",
-            format!("Claude Code could not be downloaded: {reason}"),
-        )
-        .hint("check npm's registry and proxy settings, or name a binary with --claude-binary")
-    };
     match status {
-        Ok(status) if status.success() => {}
-        Ok(status) => return Err(failed(format!("npm pack ended with {status}")).diagnosis(talk)),
-        Err(error) => return Err(failed(error.to_string())),
+        Ok(status) if status.success() => packed(&data),
+        Ok(status) => Err(not_downloaded(&format!("npm pack ended with {status}")).diagnosis(talk)),
+        Err(error) => Err(not_downloaded(&error.to_string())),
     }
-    let packed: Vec<Packed> = serde_json::from_slice(&data)
-        .map_err(|error| failed(format!("npm's answer is not understood: {error}")))?;
-    match packed.into_iter().next() {
-        Some(packed)
-            if packed.version == VERSION
-                && packed.integrity.starts_with("sha512-")
-                && !packed.filename.contains('/') =>
-        {
-            Ok(packed)
-        }
-        _ => Err(failed(format!(
-            "npm did not deliver version {VERSION} with a checksum"
-        ))),
-    }
+}
+
+/// What npm answered, if it is what was asked for.
+fn packed(answer: &[u8]) -> Result<Packed, Problem> {
+    let packed: Vec<Packed> = serde_json::from_slice(answer)
+        .map_err(|error| not_downloaded(&format!("npm's answer is not understood: {error}")))?;
+    let wanted = |packed: &Packed| {
+        packed.version == VERSION && packed.integrity.starts_with("sha512-") && !packed.filename.contains('/')
+    };
+    let reason = || not_downloaded(&format!("npm did not deliver version {VERSION} with a checksum"));
+    packed.into_iter().next().filter(wanted).ok_or_else(reason)
+}
+
+fn not_downloaded(reason: &str) -> Problem {
+    let message = format!("Claude Code could not be downloaded: {reason}");
+    Problem::new(Exit::Failure, "image.agent_download", message)
+        .hint("check npm's registry and proxy settings, or name a binary with --claude-binary")
 }
 
 async fn unpack(archive: &Path, directory: &Path) -> Result<(), Problem> {
@@ -217,4 +212,26 @@ pub(super) fn unreadable(path: &Path, error: &std::io::Error) -> Problem {
         "image.file_unreadable",
         format!("cannot read {}: {error}", path.display()),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_pinned_version_with_a_checksum_is_taken() {
+        let answer = |version: &str, integrity: &str, name: &str| {
+            format!(r#"[{{"filename":"{name}","version":"{version}","integrity":"{integrity}","size":1}}]"#)
+        };
+        assert!(packed(answer(VERSION, "sha512-x", "claude.tgz").as_bytes()).is_ok());
+        for (version, integrity, name) in [
+            ("2.1.0", "sha512-x", "claude.tgz"),
+            (VERSION, "", "claude.tgz"),
+            (VERSION, "sha512-x", "../x.tgz"),
+        ] {
+            let problem = packed(answer(version, integrity, name).as_bytes()).unwrap_err();
+            assert_eq!(problem.code, "image.agent_download");
+        }
+        assert!(packed(b"[]").is_err());
+    }
 }

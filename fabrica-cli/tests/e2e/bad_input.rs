@@ -18,6 +18,7 @@ on_each_engine!(
     a_setup_that_fails,
     a_verification_that_fails,
     a_branch_that_exists_already,
+    a_branch_that_is_the_base,
     a_disk_that_is_full,
     an_agent_that_is_not_in_the_image,
 );
@@ -199,6 +200,17 @@ async fn a_branch_that_exists_already(engine: Engine) -> Result<()> {
         1,
         "the pull request is updated, not opened twice"
     );
+    world.end().await
+}
+
+async fn a_branch_that_is_the_base(engine: Engine) -> Result<()> {
+    let world = world(engine, quiet()).await?;
+    let before = world.rehearsal.sample().head("main").await?;
+    world
+        .run(&world.command_plan(COMMITS, "branch: main"))
+        .await?
+        .assert_failed("branch.is_base");
+    assert_eq!(world.rehearsal.sample().head("main").await?, before);
     world.end().await
 }
 

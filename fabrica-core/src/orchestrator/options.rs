@@ -49,7 +49,7 @@ impl Options {
             concurrency: 4,
             lease: Duration::from_mins(1),
             poll: Duration::from_secs(5),
-            stop_grace: Duration::from_secs(20),
+            stop_grace: Duration::from_secs(40),
             engine_patience: Duration::from_secs(30),
             attempts: 2,
             retry_delay: Duration::from_secs(5),

@@ -51,9 +51,9 @@ pub(super) struct Frontmatter {
     pub(super) repo: Option<String>,
     pub(super) title: Option<String>,
     #[serde(default, deserialize_with = "branch_name")]
-    base: Option<String>,
+    pub(super) base: Option<String>,
     #[serde(default, deserialize_with = "branch_name")]
-    branch: Option<String>,
+    pub(super) branch: Option<String>,
     #[serde(default, deserialize_with = "agent")]
     agent: Agent,
     #[serde(default, deserialize_with = "word")]

@@ -104,6 +104,11 @@ impl Plan {
         if task.trim().is_empty() {
             return Err(PlanProblem::EmptyTask.into());
         }
+        if frontmatter.branch.is_some() && frontmatter.branch == frontmatter.base {
+            let problem =
+                "branch: expected another branch than `base`, since the work comes in through a pull request";
+            return Err(PlanError::from(PlanProblem::InvalidValue(problem.into())).at_key(source, "branch"));
+        }
         let title = frontmatter
             .title
             .clone()

@@ -100,6 +100,7 @@ fn errors_name_place_key_and_remedy() {
         "---\nrepo: https://h.example/a/b\nagent: { command: [] }\n---\nbody\n",
         "---\nrepo: https://h.example/a/b\nbranch: -x\n---\nbody\n",
         "---\nrepo: https://h.example/a/b\nbranch: a..b\n---\nbody\n",
+        "---\nrepo: https://h.example/a/b\nbase: main\nbranch: main\n---\nbody\n",
         "---\nrepo: https://h.example/a/b\nimage: --privileged\n---\nbody\n",
         "---\nrepo: https://h.example/a/b\nsetup: cargo fetch\n---\nbody\n",
         "---\nrepo: https://h.example/a/b\nrepo: https://h.example/a/c\n---\nbody\n",

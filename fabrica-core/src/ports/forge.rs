@@ -111,7 +111,9 @@ impl ForgeError {
     /// What a person is told.
     pub fn failure(&self) -> Failure {
         let advice = match self {
-            Self::NotConfigured(_) => "The branch is pushed: open the pull request by hand. Name the host's forge with --forge, so that Fabrica opens the next one.",
+            Self::NotConfigured(_) => {
+                "The branch is pushed: open the pull request by hand. Name the host's forge with --forge, so that Fabrica opens the next one."
+            }
             Self::Denied(_) => {
                 "Give Fabrica a forge token that may read the repository and write pull requests; the branch is pushed, so the pull request can also be opened by hand."
             }

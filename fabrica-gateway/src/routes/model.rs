@@ -15,7 +15,7 @@ use crate::client::root_cause;
 use crate::headers::{from_model, passing, to_model};
 use crate::listener::until_ended;
 use crate::options::ModelCredential;
-use crate::refusal::{Area, Refusal};
+use crate::refusal::{Area, Refusal, SHOULD_RETRY};
 
 /// Streams the request to the model API and its answer back; neither is ever held as a whole.
 pub(super) async fn forward(State(session): State<Arc<Session>>, request: Request) -> Response {
@@ -96,6 +96,13 @@ fn pass_back(session: &Session, answer: reqwest::Response) -> Response {
     )));
     *response.status_mut() = status;
     *response.headers_mut() = headers;
+    if status == StatusCode::UNAUTHORIZED {
+        // The credential is ours and stays wrong until somebody changes it: without this header the agent tries again
+        // for minutes, in silence.
+        response
+            .headers_mut()
+            .insert(SHOULD_RETRY, HeaderValue::from_static("false"));
+    }
     response
 }
 

@@ -149,6 +149,15 @@ async fn status_and_useful_headers_come_back_and_cookies_do_not() {
 }
 
 #[tokio::test]
+async fn a_refused_key_is_not_tried_again() {
+    let (server, _ledger) = recording(move |_| answer(401, &[], "{\"type\":\"error\"}")).await;
+    let rig = rig_for(&server, api_key()).await;
+    let refused = rig.post("/model/v1/messages", AGENT, "{}").await;
+    assert_eq!(refused.status(), 401);
+    assert_eq!(header(&refused, "x-should-retry"), Some("false"));
+}
+
+#[tokio::test]
 async fn redirects_are_not_followed() {
     let (elsewhere, reached) = recording(|_| answer(200, &[], "{}")).await;
     let target = elsewhere.url.clone();

@@ -174,7 +174,7 @@ fn difference(spec: &ContainerSpec, labels: &BTreeMap<String, String>) -> Option
         }
     }
     match labels.get(LABEL_SPEC) {
-        Some(_) if true => None,
+        Some(found) if *found == spec.fingerprint() => None,
         Some(_) => Some("it was created from another spec".to_owned()),
         None => Some(format!("it has no label {LABEL_SPEC}")),
     }

@@ -142,7 +142,7 @@ impl Remote {
                 "Push a first commit, a README will do, and run the plan again.",
             ));
         }
-        match (&job.base, &self.default) {
+        let base = match (&job.base, &self.default) {
             (Some(base), _) if self.base => Ok(base.clone()),
             (Some(base), _) => Err(Failure::new(
                 "repository.base_not_found",
@@ -155,7 +155,16 @@ impl Remote {
                 "the repository's default branch does not exist",
                 "Name the branch to start from as `base` in the plan.",
             )),
+        }?;
+        // The work must come in through a pull request, never straight into the branch that it is meant for.
+        if base == job.branch {
+            return Err(Failure::new(
+                "branch.is_base",
+                format!("the plan's branch {base:?} is the branch that it starts from"),
+                "Name another `branch` in the plan, or leave it out.",
+            ));
         }
+        Ok(base)
     }
 }
 
