@@ -16,6 +16,7 @@ use http::{HeaderMap, StatusCode};
 use subtle::{Choice, ConstantTimeEq as _};
 use tokio_util::sync::CancellationToken;
 
+use crate::client::HttpClient;
 use crate::git::Target;
 use crate::options::{GitCredentials, ModelUpstream};
 use crate::refusal::{Area, Refusal};
@@ -25,7 +26,7 @@ const API_KEY: &str = "x-api-key";
 /// What all sessions share.
 #[derive(Debug)]
 pub(crate) struct Services {
-    pub(crate) client: reqwest::Client,
+    pub(crate) client: HttpClient,
     pub(crate) model: ModelUpstream,
     pub(crate) git: GitCredentials,
 }

@@ -1,10 +1,32 @@
 //! The one HTTP client that talks to the outside.
 
 use reqwest::redirect::Policy;
-use url::Url;
+use reqwest::{Method, RequestBuilder};
+use url::{Host, Url};
 
 use crate::error::SetupError;
 use crate::options::GatewayLimits;
+
+/// The client, with and without the operator's proxy.
+#[derive(Debug, Clone)]
+pub(crate) struct HttpClient {
+    usual: reqwest::Client,
+    /// No proxy leads to this machine itself.
+    loopback: reqwest::Client,
+}
+
+impl HttpClient {
+    /// Begins a request.
+    pub(crate) fn request(&self, method: Method, url: Url) -> RequestBuilder {
+        let local = url.host().is_some_and(|host| match host {
+            Host::Domain(name) => name.eq_ignore_ascii_case("localhost"),
+            Host::Ipv4(address) => address.is_loopback(),
+            Host::Ipv6(address) => address.is_loopback(),
+        });
+        let client = if local { &self.loopback } else { &self.usual };
+        client.request(method, url)
+    }
+}
 
 /// Makes a client that verifies certificates as the platform does (`SSL_CERT_FILE` and `SSL_CERT_DIR` are honoured),
 /// never follows a redirect by itself, and keeps no cookies.
@@ -14,16 +36,19 @@ use crate::options::GatewayLimits;
 ///
 /// TLS is rustls with the `ring` provider. reqwest takes the provider that the process has installed; the first client
 /// installs `ring` if the program has not chosen another one before.
-pub(crate) fn http_client(limits: &GatewayLimits) -> Result<reqwest::Client, SetupError> {
+pub(crate) fn http_client(limits: &GatewayLimits) -> Result<HttpClient, SetupError> {
     // An error says that a provider is installed already, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    reqwest::Client::builder()
-        .connect_timeout(limits.connect_timeout)
-        .read_timeout(limits.idle_timeout)
-        .redirect(Policy::none())
-        .referer(false)
-        .build()
-        .map_err(SetupError::HttpClient)
+    let builder = || {
+        reqwest::Client::builder()
+            .connect_timeout(limits.connect_timeout)
+            .read_timeout(limits.idle_timeout)
+            .redirect(Policy::none())
+            .referer(false)
+    };
+    let usual = builder().build().map_err(SetupError::HttpClient)?;
+    let loopback = builder().no_proxy().build().map_err(SetupError::HttpClient)?;
+    Ok(HttpClient { usual, loopback })
 }
 
 /// Checks the base address of an API: http or https, with a host, without credentials, query and fragment.

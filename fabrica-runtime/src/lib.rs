@@ -48,6 +48,7 @@
 pub mod detect;
 
 mod archive;
+mod client;
 mod docker;
 mod engine;
 mod error;

@@ -1,28 +1,38 @@
 //! The runner's own requests to the gateway, straight through its socket.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
 use fabrica_core::protocol::{Acknowledgement, CODE_HEADER, Job};
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap};
-use reqwest::{Client, Response, StatusCode};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::Incoming;
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderMap};
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
 use thiserror::Error;
+use tokio::net::UnixStream;
 
 use crate::environment::{Environment, Token};
 
 /// Any name will do: the socket leads to one gateway only.
-const BASE: &str = "http://fabrica";
+const NAME: &str = "fabrica";
 /// How long an answer may take.
 const TIMEOUT: Duration = Duration::from_mins(1);
 /// How much of a refusal's text is read.
 const MAX_REFUSAL: usize = 16 * 1024;
+/// The largest answer: a job with its plan is far smaller.
+const MAX_ANSWER: usize = 4 * 1024 * 1024;
+
+/// What stands behind a failed exchange.
+type Cause = Box<dyn std::error::Error + Send + Sync>;
 
 /// Why a request failed.
 #[derive(Debug, Error)]
 pub(crate) enum GatewayError {
     /// No answer came.
     #[error("the gateway does not answer: {0}")]
-    Away(#[source] reqwest::Error),
+    Away(#[source] Cause),
     /// The gateway said no.
     #[error("the gateway refused with {status}: {text}")]
     Refused {
@@ -74,66 +84,46 @@ pub(crate) enum Service {
 /// The gateway of this session.
 #[derive(Debug, Clone)]
 pub(crate) struct Gateway {
-    client: Client,
+    socket: PathBuf,
     runner: Token,
     agent: Token,
 }
 
 impl Gateway {
-    pub(crate) fn new(environment: &Environment) -> Result<Self, reqwest::Error> {
-        let client = Client::builder()
-            .unix_socket(environment.socket.as_path())
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::none())
-            .timeout(TIMEOUT)
-            .build()?;
-        let (runner, agent) = (environment.runner_token.clone(), environment.agent_token.clone());
-        Ok(Self {
-            client,
-            runner,
-            agent,
-        })
+    pub(crate) fn new(environment: &Environment) -> Self {
+        Self {
+            socket: environment.socket.clone(),
+            runner: environment.runner_token.clone(),
+            agent: environment.agent_token.clone(),
+        }
     }
 
     /// What this attempt has to do.
     pub(crate) async fn job(&self) -> Result<Job, GatewayError> {
-        let request = self
-            .client
-            .get(format!("{BASE}/session/job"))
-            .header(AUTHORIZATION, self.runner.bearer());
-        let body = accepted(request.send().await)
-            .await?
-            .bytes()
-            .await
-            .map_err(GatewayError::Away)?;
-        serde_json::from_slice(&body).map_err(GatewayError::Unreadable)
+        let answer = self.ask(Method::GET, "/session/job", &self.runner, None).await?;
+        serde_json::from_slice(&answer).map_err(GatewayError::Unreadable)
     }
 
     /// Delivers events, one a line.
     pub(crate) async fn events(&self, batch: Vec<u8>) -> Result<Acknowledgement, GatewayError> {
-        let request = self
-            .client
-            .post(format!("{BASE}/session/events"))
-            .header(AUTHORIZATION, self.runner.bearer())
-            .header(CONTENT_TYPE, "application/x-ndjson")
-            .body(batch);
-        let body = accepted(request.send().await)
-            .await?
-            .bytes()
-            .await
-            .map_err(GatewayError::Away)?;
-        serde_json::from_slice(&body).map_err(GatewayError::Unreadable)
+        let content = Some(("application/x-ndjson", Bytes::from(batch)));
+        let answer = self
+            .ask(Method::POST, "/session/events", &self.runner, content)
+            .await?;
+        serde_json::from_slice(&answer).map_err(GatewayError::Unreadable)
     }
 
     /// Stores an artifact.
     pub(crate) async fn artifact(&self, name: &str, content: Bytes) -> Result<(), GatewayError> {
-        let request = self
-            .client
-            .put(format!("{BASE}/session/artifacts/{name}"))
-            .header(AUTHORIZATION, self.runner.bearer())
-            .header(CONTENT_TYPE, "application/octet-stream")
-            .body(content);
-        accepted(request.send().await).await.map(drop)
+        let content = Some(("application/octet-stream", content));
+        self.ask(
+            Method::PUT,
+            &format!("/session/artifacts/{name}"),
+            &self.runner,
+            content,
+        )
+        .await
+        .map(drop)
     }
 
     /// Asks for the repository as git would. The gateway's refusals say more than git repeats.
@@ -142,29 +132,81 @@ impl Gateway {
             Service::UploadPack => ("git-upload-pack", &self.agent),
             Service::ReceivePack => ("git-receive-pack", &self.runner),
         };
-        let address = format!("{BASE}/git/repository.git/info/refs?service={name}");
-        accepted(
-            self.client
-                .get(address)
-                .header(AUTHORIZATION, token.bearer())
-                .send()
-                .await,
-        )
-        .await
-        .map(drop)
+        let path = format!("/git/repository.git/info/refs?service={name}");
+        let exchange = async {
+            let answer = self.send(Method::GET, &path, token, None).await?;
+            // The list of references may be long, and git reads it again by itself.
+            accepted(answer).await.map(drop)
+        };
+        in_time(exchange).await
+    }
+
+    /// One request and its whole answer.
+    async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        token: &Token,
+        content: Option<(&'static str, Bytes)>,
+    ) -> Result<Bytes, GatewayError> {
+        let exchange = async {
+            let answer = accepted(self.send(method, path, token, content).await?).await?;
+            let body = Limited::new(answer.into_body(), MAX_ANSWER).collect().await;
+            Ok(body.map_err(GatewayError::Away)?.to_bytes())
+        };
+        in_time(exchange).await
+    }
+
+    /// Sends a request over a connection of its own: connecting to a socket costs next to nothing, and a gateway that
+    /// was restarted meanwhile is a new socket.
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        token: &Token,
+        content: Option<(&'static str, Bytes)>,
+    ) -> Result<Response<Incoming>, GatewayError> {
+        let away = |error: hyper::Error| GatewayError::Away(error.into());
+        let stream = UnixStream::connect(&self.socket)
+            .await
+            .map_err(|error| GatewayError::Away(error.into()))?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(away)?;
+        // It ends with the exchange; whatever goes wrong with it is the exchange's error too.
+        tokio::spawn(connection);
+        let (kind, body) = content.unwrap_or_default();
+        let mut request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(HOST, NAME)
+            .header(AUTHORIZATION, token.bearer());
+        if !kind.is_empty() {
+            request = request.header(CONTENT_TYPE, kind);
+        }
+        let request = request
+            .body(Full::new(body))
+            .map_err(|error| GatewayError::Away(error.into()))?;
+        sender.send_request(request).await.map_err(away)
     }
 }
 
-async fn accepted(answer: Result<Response, reqwest::Error>) -> Result<Response, GatewayError> {
-    let answer = answer.map_err(GatewayError::Away)?;
+async fn in_time<T>(exchange: impl Future<Output = Result<T, GatewayError>>) -> Result<T, GatewayError> {
+    tokio::time::timeout(TIMEOUT, exchange)
+        .await
+        .unwrap_or_else(|elapsed| Err(GatewayError::Away(elapsed.into())))
+}
+
+async fn accepted(answer: Response<Incoming>) -> Result<Response<Incoming>, GatewayError> {
     let status = answer.status();
     if status.is_success() {
         return Ok(answer);
     }
     let code = code(answer.headers());
-    let mut answer = answer;
+    let mut body = answer.into_body();
     let mut text = Vec::new();
-    while let Ok(Some(chunk)) = answer.chunk().await {
+    while let Some(Ok(frame)) = body.frame().await {
+        let Ok(chunk) = frame.into_data() else { continue };
         text.extend_from_slice(&chunk[..chunk.len().min(MAX_REFUSAL - text.len())]);
         if text.len() == MAX_REFUSAL {
             break;

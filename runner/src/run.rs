@@ -75,8 +75,7 @@ impl Parts {
             .address()
             .map_err(|error| describe("the port is unknown", &error))?;
         tokio::spawn(forwarder.run());
-        let gateway =
-            Gateway::new(environment).map_err(|error| describe("no client for the gateway", &error))?;
+        let gateway = Gateway::new(environment);
         let secrets = vec![environment.runner_token.clone(), environment.agent_token.clone()];
         let (reporter, _) = Reporter::start(&environment.workspace, gateway.clone(), secrets, stop.clone())
             .map_err(|error| {

@@ -3,6 +3,8 @@
 //!
 //! `make test` brings the engines, the database and the image.
 
+#![expect(clippy::expect_used, clippy::panic, reason = "a test panics where a promise is broken")]
+
 mod bad_input;
 mod endings;
 mod main_job;

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use url::Url;
 
-use crate::client::{check_address, root_cause};
+use crate::client::{HttpClient, check_address, root_cause};
 use crate::error::SetupError;
 
 /// The most that is read of an answer.
@@ -21,7 +21,7 @@ const AGENT: &str = concat!("fabrica/", env!("CARGO_PKG_VERSION"));
 /// A forge's API: where it is, and how to show oneself there.
 #[derive(Debug)]
 pub(super) struct Api {
-    client: reqwest::Client,
+    client: HttpClient,
     base: Url,
     token: Option<SecretString>,
     headers: HeaderMap,
@@ -60,7 +60,7 @@ pub(super) struct Call<'a> {
 impl Api {
     /// `scheme` is the word before the token.
     pub(super) fn new(
-        client: reqwest::Client,
+        client: HttpClient,
         base: &Url,
         scheme: &str,
         token: Option<SecretString>,

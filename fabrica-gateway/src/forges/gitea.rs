@@ -10,7 +10,7 @@ use url::Url;
 
 use super::api::{Api, Call, Pull};
 use super::{Place, api_limits, owner_and_name, users_and_teams};
-use crate::client::http_client;
+use crate::client::{HttpClient, http_client};
 use crate::error::SetupError;
 
 /// How a draft is marked: by its title, with the prefix that every installation knows.
@@ -47,7 +47,7 @@ impl GiteaForge {
     }
 
     pub(super) fn with_client(
-        client: reqwest::Client,
+        client: HttpClient,
         api_url: &Url,
         token: Option<SecretString>,
     ) -> Result<Self, SetupError> {

@@ -10,7 +10,7 @@ use url::Url;
 
 use super::api::{Api, Call, Pull};
 use super::{Place, api_limits, owner_and_name, users_and_teams};
-use crate::client::http_client;
+use crate::client::{HttpClient, http_client};
 use crate::error::SetupError;
 
 /// Opens pull requests on GitHub.
@@ -33,7 +33,7 @@ impl GitHubForge {
     }
 
     pub(super) fn with_client(
-        client: reqwest::Client,
+        client: HttpClient,
         api_url: &Url,
         token: Option<SecretString>,
     ) -> Result<Self, SetupError> {

@@ -6,6 +6,7 @@ use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
 use futures::Stream;
+use http::Method;
 use http::header::{CONTENT_TYPE, LOCATION};
 use http::{HeaderMap, StatusCode};
 use secrecy::ExposeSecret as _;
@@ -49,7 +50,7 @@ impl HttpRepository {
         let mut repository = self.url();
         for _ in 0..=MOST_REDIRECTS {
             let url = below(&repository, "info/refs", Some(ask.service.name()));
-            let request = ask.session.services.client.get(url.clone());
+            let request = ask.session.services.client.request(Method::GET, url.clone());
             let answer = self.send(ask, request, ask.headers, &repository).await?;
             if !answer.status().is_redirection() {
                 *self.url.write().unwrap_or_else(PoisonError::into_inner) = repository.clone();
@@ -77,7 +78,7 @@ impl HttpRepository {
             .session
             .services
             .client
-            .post(url)
+            .request(Method::POST, url)
             .body(reqwest::Body::wrap_stream(body));
         let answer = self.send(ask, request, headers, &repository).await?;
         if answer.status().is_redirection() {

@@ -6,7 +6,7 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::Response;
 use http::header::AUTHORIZATION;
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use secrecy::{ExposeSecret as _, SecretString};
 use url::Url;
 
@@ -29,7 +29,7 @@ pub(super) async fn forward(State(session): State<Arc<Session>>, request: Reques
     match session
         .services
         .client
-        .post(url)
+        .request(Method::POST, url)
         .headers(headers)
         .body(body)
         .send()

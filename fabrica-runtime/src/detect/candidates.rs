@@ -1,9 +1,9 @@
 //! What is tried, in which order, and how an engine is told from the other.
 
 use fabrica_core::ports::Source;
-use reqwest::Client;
 
 use super::{Address, EngineAddresses, RuntimeChoice};
+use crate::client;
 
 /// A place where an engine may listen.
 #[derive(Debug)]
@@ -58,10 +58,10 @@ pub(super) async fn ask(address: &Address) -> Result<Kind, String> {
         format!("{address}: {cause}")
     };
     let (client, host) = match address {
-        Address::Unix(path) => (Client::builder().unix_socket(path.as_path()), "engine"),
-        Address::Tcp(host) => (Client::builder(), host.as_str()),
+        Address::Unix(path) => (client::builder().unix_socket(path.as_path()), "engine"),
+        Address::Tcp(host) => (client::builder(), host.as_str()),
     };
-    let client = client.no_proxy().build().map_err(|error| failed(&error))?;
+    let client = client.build().map_err(|error| failed(&error))?;
     let answer = client.get(format!("http://{host}/_ping")).send().await;
     let answer = answer.map_err(|error| {
         let error: Source = Box::new(error.without_url());

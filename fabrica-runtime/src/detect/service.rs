@@ -18,6 +18,36 @@ const START: Duration = Duration::from_mins(1);
 const STOP: Duration = Duration::from_secs(10);
 const LAST_LINES: usize = 5;
 
+/// What Podman needs of our environment: where things are, its own settings, and the way to a registry. Everything else
+/// stays here, since model keys and tokens stand in the same environment.
+fn needed(name: &str) -> bool {
+    const PREFIXES: [&str; 6] = [
+        "XDG_",
+        "LC_",
+        "CONTAINERS_",
+        "_CONTAINERS_",
+        "STORAGE_",
+        "SSL_CERT_",
+    ];
+    const NAMES: [&str; 14] = [
+        "PATH",
+        "HOME",
+        "USER",
+        "LOGNAME",
+        "LANG",
+        "TMPDIR",
+        "DBUS_SESSION_BUS_ADDRESS",
+        "REGISTRY_AUTH_FILE",
+        "HTTP_PROXY",
+        "HTTPS_PROXY",
+        "NO_PROXY",
+        "http_proxy",
+        "https_proxy",
+        "no_proxy",
+    ];
+    NAMES.contains(&name) || PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+}
+
 static NUMBER: AtomicU32 = AtomicU32::new(0);
 
 /// A running `podman system service`, which ends with this value.
@@ -59,6 +89,8 @@ impl Service {
         let child = Command::new(program)
             .args(["system", "service", "--time=0"])
             .arg(format!("unix://{}", socket.display()))
+            .env_clear()
+            .envs(std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(needed)))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use fabrica_core::ports::RuntimeError;
@@ -11,6 +12,7 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use podman_api::opts::{ContainerDeleteOpts, ContainerListFilter, ContainerListOpts, VolumeCreateOpts};
 use podman_api::{Error, Podman};
 use serde::Deserialize;
+use tokio::time::sleep;
 
 use crate::engine::{Creation, Engine, Facts, Inspected, Listed};
 use crate::error::EngineName;
@@ -51,6 +53,11 @@ const ENDED: [&str; 3] = [
     "no such process",
 ];
 
+/// An inspection reads `/proc/<pid>` of the container's process, and answers 500 if that has just ended. A moment later
+/// Podman knows of the end.
+const INSPECTIONS: u32 = 10;
+const BETWEEN_INSPECTIONS: Duration = Duration::from_millis(50);
+
 fn says(error: &Error, words: &[&str]) -> bool {
     matches!(error, Error::Fault { message, .. } if words.iter().any(|word| message.contains(word)))
 }
@@ -82,10 +89,15 @@ impl Engine for PodmanEngine {
     }
 
     async fn inspect(&self, container: &str) -> Result<Option<Inspected>, RuntimeError> {
-        match self.client.containers().get(container).inspect().await {
-            Ok(found) => Ok(Some(inspect::inspected(found))),
-            Err(error) if is_gone(&error) => Ok(None),
-            Err(error) => Err(self.refused("inspect a container")(error)),
+        let mut again = INSPECTIONS;
+        loop {
+            again -= 1;
+            match self.client.containers().get(container).inspect().await {
+                Ok(found) => return Ok(Some(inspect::inspected(found))),
+                Err(error) if is_gone(&error) => return Ok(None),
+                Err(error) if again > 0 && says(&error, &["/proc/"]) => sleep(BETWEEN_INSPECTIONS).await,
+                Err(error) => return Err(self.refused("inspect a container")(error)),
+            }
         }
     }
 

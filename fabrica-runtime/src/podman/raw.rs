@@ -10,6 +10,7 @@ use reqwest::{Body, Client, Response, StatusCode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use crate::client;
 use crate::error::EngineName;
 
 /// The version that podman-api pins; newer services speak it too.
@@ -52,9 +53,8 @@ impl Failed {
 
 impl Raw {
     pub(super) fn new(name: EngineName, socket: &Path) -> Result<Self, RuntimeError> {
-        let client = Client::builder()
+        let client = client::builder()
             .unix_socket(socket)
-            .no_proxy()
             .pool_max_idle_per_host(0)
             .build();
         let client = client.map_err(|error| name.unreachable(error))?;

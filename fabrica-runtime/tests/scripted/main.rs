@@ -7,6 +7,7 @@ mod engine;
 mod refusing;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use fabrica_core::ports::runtime::{ContainerName, Observation};
@@ -156,6 +157,30 @@ async fn a_daemon_that_fails_is_told_in_its_own_words() {
         );
         assert!(!error.retryable());
     }
+}
+
+#[tokio::test]
+async fn podman_is_asked_again_if_the_process_ended_while_it_looked() {
+    let asked = AtomicU32::new(0);
+    let podman = Scripted::new(move |request| {
+        greeting(request).unwrap_or_else(|| match asked.fetch_add(1, Ordering::SeqCst) {
+            0 => Reply::Json(
+                500,
+                r#"{"message":"read /proc/7/cgroup: no such process"}"#.to_owned(),
+            ),
+            _ => Reply::Json(
+                200,
+                r#"{"Id":"1","State":{"Status":"exited","ExitCode":3}}"#.to_owned(),
+            ),
+        })
+    });
+    let runtime = PodmanRuntime::connect(podman.socket()).await.unwrap();
+    let ended = Observation::Exited {
+        code: 3,
+        out_of_memory: false,
+        reason: String::new(),
+    };
+    assert_eq!(runtime.observe(&name()).await.unwrap(), ended);
 }
 
 #[tokio::test]

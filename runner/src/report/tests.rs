@@ -75,7 +75,7 @@ impl Rig {
         let environment =
             Environment::from_variables(variables.map(|(name, value)| (name.into(), value))).unwrap();
         let stop = Stop::new();
-        let gateway = Gateway::new(&environment).unwrap();
+        let gateway = Gateway::new(&environment);
         let secrets = vec![environment.runner_token.clone()];
         let (reporter, _) = Reporter::start(directory.path(), gateway, secrets, stop.clone()).unwrap();
         Self {

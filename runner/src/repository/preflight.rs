@@ -85,7 +85,7 @@ fn advice(code: &str) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use reqwest::StatusCode;
+    use hyper::StatusCode;
 
     use super::*;
 
