@@ -1,6 +1,7 @@
 //! How much memory the service takes.
 
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -21,8 +22,11 @@ pub(crate) async fn resident_memory(docker: &str) -> Result<Value> {
         .env("FABRICA_API_TOKEN", TOKEN)
         .env("FABRICA_LISTEN", "127.0.0.1:0")
         .env("FABRICA_CONCURRENCY", SESSIONS.to_string())
+        .stderr(Stdio::inherit())
         .spawn()?;
     let address = listening(&mut server).await?;
+    // An error says that a provider is installed already, which is as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let client = reqwest::Client::new();
     client
         .get(format!("{address}/health"))
@@ -90,7 +94,7 @@ fn server_binary() -> Result<PathBuf> {
 
 /// Reads the address that the server tells, and keeps its pipes empty.
 async fn listening(server: &mut Child) -> Result<String> {
-    let mut lines = BufReader::new(server.stderr.take().context("stderr is piped")?).lines();
+    let mut lines = BufReader::new(server.stdout.take().context("stdout is piped")?).lines();
     let mut seen = Vec::new();
     while let Some(line) = lines.next_line().await? {
         if let Some(at) = line.find("http://127.0.0.1:") {

@@ -3,11 +3,17 @@
 //!
 //! `make test` brings the engines, the database and the image.
 
-#![expect(clippy::expect_used, clippy::panic, reason = "a test panics where a promise is broken")]
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test panics where a promise is broken"
+)]
 
 mod bad_input;
 mod endings;
+mod engine_dies;
 mod main_job;
 mod postgres;
 mod rig;
 mod secrets;
+mod service;

@@ -1,7 +1,7 @@
 //! Everything that a test needs around one `fabrica run`.
 
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
 
@@ -44,7 +44,7 @@ impl Engine {
         }
     }
 
-    const fn variable(self) -> &'static str {
+    pub(crate) const fn variable(self) -> &'static str {
         match self {
             Self::Docker => "DOCKER_HOST",
             Self::RootlessPodman => "CONTAINER_HOST",
@@ -130,7 +130,14 @@ impl World {
 
     /// The program with everything that leads to the stand-ins, and nothing of this machine's environment.
     pub(crate) fn command(&self, arguments: &[&str]) -> Result<Command> {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_fabrica"));
+        let mut command = self.program(Path::new(env!("CARGO_BIN_EXE_fabrica")))?;
+        command.args(arguments);
+        Ok(command)
+    }
+
+    /// Any of the programs, among the same stand-ins.
+    pub(crate) fn program(&self, program: &Path) -> Result<Command> {
+        let mut command = Command::new(program);
         command
             .env_clear()
             .env("PATH", std::env::var("PATH")?)
@@ -153,7 +160,6 @@ impl World {
             )
             // Rootless Podman on cgroup v1 enforces no limits; the tests of the limits are the runtime's.
             .env("FABRICA_ALLOW_UNENFORCED_LIMITS", "1")
-            .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

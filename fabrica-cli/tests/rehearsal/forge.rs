@@ -1,13 +1,14 @@
 //! The forge, in both of its dialects.
 
 use fabrica_cli::rehearsal::{ForgeFault, PullRequestState};
-use reqwest::{Client, Method, Response};
+use reqwest::{Method, Response};
 use serde_json::{Value, json};
 
+use crate::client;
 use crate::{TOKEN, code_host, pushed_branch};
 
 async fn call(host_url: &str, method: Method, path: &str, body: &Value) -> Response {
-    let request = Client::new()
+    let request = client()
         .request(method, format!("{host_url}{path}"))
         .bearer_auth(TOKEN);
     let request = if body.is_null() {
@@ -37,7 +38,7 @@ async fn github_opens_a_pull_request_once() {
     assert_eq!(opened.status(), 201);
     let opened: Value = opened.json().await.unwrap();
     assert_eq!((&opened["number"], &opened["draft"]), (&json!(1), &json!(true)));
-    let page = Client::new()
+    let page = client()
         .get(opened["html_url"].as_str().unwrap())
         .send()
         .await
@@ -114,7 +115,7 @@ async fn github_labels_reviews_and_closes() {
 async fn gitea_speaks_its_own_dialect() {
     let (directory, host, _sample) = code_host().await;
     let api = host.gitea_api_url();
-    let version: Value = Client::new()
+    let version: Value = client()
         .get(format!("{api}/version"))
         .send()
         .await
@@ -157,7 +158,7 @@ async fn gitea_speaks_its_own_dialect() {
 #[tokio::test]
 async fn the_forge_refuses_other_tokens_and_records_them() {
     let (_directory, host, _sample) = code_host().await;
-    let client = Client::new();
+    let client = client();
     for (api, message) in [
         (host.forge_api_url(), "Bad credentials"),
         (host.gitea_api_url(), "invalid username, password or token"),

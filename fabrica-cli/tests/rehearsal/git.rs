@@ -1,8 +1,8 @@
 //! The git server, met by git.
 
 use fabrica_cli::rehearsal::{Credential, GitOperation};
-use reqwest::Client;
 
+use crate::client;
 use crate::{TOKEN, code_host, git_succeeds, pushed_branch, run_git, with_password};
 
 #[tokio::test]
@@ -55,7 +55,7 @@ async fn an_unknown_repository_is_not_found() {
         String::from_utf8_lossy(&output.stderr).contains("not found"),
         "{output:?}"
     );
-    let client = Client::new();
+    let client = client();
     for path in [
         "/acme/sample.git/../../etc/passwd",
         "/acme/sample.git/.%2e/HEAD",

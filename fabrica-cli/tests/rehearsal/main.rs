@@ -80,3 +80,10 @@ async fn pushed_branch(directory: &Path, host: &CodeHost, branch: &str) {
     git_succeeds(&clone, &["commit", "-q", "-m", "Tell the news"]).await;
     git_succeeds(&clone, &["push", "-q", "origin", branch]).await;
 }
+
+/// A client, once the process has a provider of cryptography: the shared HTTP library makes none before.
+fn client() -> reqwest::Client {
+    // An error says that a provider is installed already, which is as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::new()
+}

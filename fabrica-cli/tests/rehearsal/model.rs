@@ -3,10 +3,10 @@
 use std::time::{Duration, Instant};
 
 use fabrica_cli::rehearsal::{ApiOptions, Fault, Script, ScriptedMessagesApi, Turn, scripts};
-use reqwest::Client;
 use serde_json::{Value, json};
 
 use crate::KEY;
+use crate::client;
 
 async fn model(script: Script) -> ScriptedMessagesApi {
     ScriptedMessagesApi::start(
@@ -27,7 +27,7 @@ fn ask(api: &ScriptedMessagesApi, session: &str, stream: bool) -> reqwest::Reque
         "messages": [{"role": "user", "content": "go"}],
     });
     let url = format!("{}/v1/messages?beta=true", api.base_url());
-    Client::new()
+    client()
         .post(url)
         .header("x-api-key", KEY)
         .header("x-claude-code-session-id", session)
@@ -108,7 +108,7 @@ async fn faults_come_first_and_for_each_session() {
 #[tokio::test]
 async fn the_model_refuses_other_keys_and_other_paths() {
     let api = model(Script::default()).await;
-    let client = Client::new();
+    let client = client();
     let foreign = ask(&api, "one", false)
         .header("x-api-key", "foreign")
         .bearer_auth("foreign");

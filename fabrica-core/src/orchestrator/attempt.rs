@@ -8,10 +8,10 @@ use tokio::sync::{broadcast, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use super::inner::Inner;
 use super::outcome::{self, Outcome};
 use super::publish;
 use super::sandbox::{self, Tokens};
-use super::service::Inner;
 use super::sink::{AttemptSink, recorded_result};
 use crate::failure::Failure;
 use crate::ids::{AttemptNumber, Fence};

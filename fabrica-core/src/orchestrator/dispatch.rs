@@ -11,7 +11,8 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::attempt::{self, Signals};
-use super::service::{Inner, Shutdown};
+use super::inner::Inner;
+use super::service::Shutdown;
 use crate::ids::{Fence, SessionId};
 use crate::ports::store::{ClaimRequest, Notice, StoreError};
 use crate::session::SessionStatus;

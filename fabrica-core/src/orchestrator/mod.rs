@@ -6,6 +6,7 @@
 
 mod attempt;
 mod dispatch;
+mod inner;
 mod options;
 mod outcome;
 mod publish;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::service::Inner;
+use super::inner::Inner;
 use crate::failure::Failure;
 use crate::message::{MessageContent, MessageKind, NewMessage};
 use crate::ports::runtime::Observation;

@@ -7,8 +7,8 @@ use std::time::Duration;
 use serde_json::json;
 use tokio::time::sleep;
 
+use super::inner::Inner;
 use super::outcome;
-use super::service::Inner;
 use crate::failure::Failure;
 use crate::message::{MessageContent, MessageKind, NewMessage};
 use crate::plan::Plan;

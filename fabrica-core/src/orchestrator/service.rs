@@ -7,45 +7,18 @@ use futures::stream::BoxStream;
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
+use super::inner::Inner;
 use super::options::Options;
 use super::submit::{Submission, SubmitError};
 use super::watch::{self, SessionUpdate};
-use crate::clock::{Clock, Entropy, IdSource, SystemClock, SystemEntropy};
+use crate::clock::{Clock, Entropy, SystemClock, SystemEntropy};
 use crate::ids::SessionId;
-use crate::message::{MessageContent, MessageKind, NewMessage};
+use crate::message::{MessageContent, MessageKind};
 use crate::ports::forge::{Forge, ForgeError, Publication, PullRequestRequest};
 use crate::ports::gateway::Gateway;
-use crate::ports::runtime::{ContainerChange, ContainerRuntime};
+use crate::ports::runtime::ContainerRuntime;
 use crate::ports::store::{CancelOutcome, Created, Store, StoreError};
 use crate::session::SessionStatus;
-
-/// What the parts of the orchestration share.
-#[derive(Debug)]
-pub(super) struct Inner {
-    pub(super) store: Arc<dyn Store>,
-    pub(super) runtime: Arc<dyn ContainerRuntime>,
-    pub(super) gateway: Arc<dyn Gateway>,
-    pub(super) forge: Arc<dyn Forge>,
-    pub(super) clock: Arc<dyn Clock>,
-    pub(super) entropy: Arc<dyn Entropy>,
-    pub(super) options: Options,
-    /// What the engine reports, for the attempts that run here.
-    pub(super) changes: broadcast::Sender<ContainerChange>,
-}
-
-impl Inner {
-    pub(super) fn ids(&self) -> IdSource<'_> {
-        IdSource::new(&*self.clock, &*self.entropy)
-    }
-
-    pub(super) fn message(&self, kind: MessageKind, content: MessageContent) -> NewMessage {
-        NewMessage {
-            id: self.ids().message(),
-            kind,
-            content,
-        }
-    }
-}
 
 /// A handle to the orchestration; cheap to clone.
 ///

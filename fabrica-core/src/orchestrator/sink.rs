@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::service::Inner;
+use super::inner::Inner;
 use crate::ids::Fence;
 use crate::message::{MessageContent, MessageKind, NewMessage};
 use crate::ports::gateway::{SessionSink, SinkError};

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
-use super::service::Inner;
+use super::inner::Inner;
 use crate::message::{MessageContent, MessageKind};
 use crate::plan::{Plan, PlanError, Repository};
 use crate::ports::store::{Created, NewSession, StoreError};

@@ -8,6 +8,7 @@ use serde::de::{self, Deserializer, MapAccess, Visitor};
 use super::error::{PlanError, PlanProblem};
 use super::limits::Limits;
 use super::repository::Repository;
+use super::value::{EXPECTED, checked};
 use super::{Agent, Network, Plan, PullRequestOptions};
 
 /// A source, cut at its fences.
@@ -125,9 +126,6 @@ fn located(error: &serde_yaml::Error) -> PlanError {
     }
 }
 
-/// Marks the text of errors that this module's own checks raise.
-pub(super) const EXPECTED: &str = "\u{1}";
-
 fn nearest(key: &str, known: &[&str]) -> Option<String> {
     known
         .iter()
@@ -135,34 +133,6 @@ fn nearest(key: &str, known: &[&str]) -> Option<String> {
         .max_by(|a, b| a.0.total_cmp(&b.0))
         .filter(|(similarity, _)| *similarity > 0.6)
         .map(|(_, candidate)| candidate.to_owned())
-}
-
-/// Reads a text that has to pass a check. The error is raised inside the visitor, so that it knows its key and place.
-pub(super) fn checked<'de, D: Deserializer<'de>, T>(
-    deserializer: D,
-    expected: &'static str,
-    check: fn(&str) -> Option<T>,
-) -> Result<Option<T>, D::Error> {
-    struct Checked<T> {
-        expected: &'static str,
-        check: fn(&str) -> Option<T>,
-    }
-
-    impl<T> Visitor<'_> for Checked<T> {
-        type Value = T;
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str(self.expected)
-        }
-
-        fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
-            (self.check)(text).ok_or_else(|| E::custom(format!("{EXPECTED}{}, got {text:?}", self.expected)))
-        }
-    }
-
-    deserializer
-        .deserialize_str(Checked { expected, check })
-        .map(Some)
 }
 
 fn branch_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {

@@ -7,7 +7,7 @@ use bytesize::ByteSize;
 use serde::de::{self, Deserializer};
 use serde::{Deserialize, Serialize};
 
-use super::frontmatter::{EXPECTED, checked};
+use super::value::{EXPECTED, checked};
 
 /// What a session may use. `None` everywhere means: the operator's default.
 #[derive(Debug, Clone, PartialEq, Default, Deserialize, Serialize)]

@@ -6,6 +6,7 @@ mod error;
 mod frontmatter;
 mod limits;
 mod repository;
+mod value;
 
 pub use error::{PlanError, PlanProblem};
 pub use limits::Limits;

@@ -53,13 +53,18 @@ const ENDED: [&str; 3] = [
     "no such process",
 ];
 
-/// An inspection reads `/proc/<pid>` of the container's process, and answers 500 if that has just ended. A moment later
-/// Podman knows of the end.
-const INSPECTIONS: u32 = 10;
-const BETWEEN_INSPECTIONS: Duration = Duration::from_millis(50);
+/// How often Podman is asked the same while a container is ending.
+const ATTEMPTS: u32 = 10;
+const BETWEEN_ATTEMPTS: Duration = Duration::from_millis(50);
 
 fn says(error: &Error, words: &[&str]) -> bool {
     matches!(error, Error::Fault { message, .. } if words.iter().any(|word| message.contains(word)))
+}
+
+/// The container's process ended while Podman looked at it in `/proc`, or was about to kill it. A moment later Podman
+/// knows of the end.
+fn is_ending(error: &Error) -> bool {
+    says(error, &["/proc/"]) || says(error, &ENDED)
 }
 
 fn is_gone(error: &Error) -> bool {
@@ -89,13 +94,13 @@ impl Engine for PodmanEngine {
     }
 
     async fn inspect(&self, container: &str) -> Result<Option<Inspected>, RuntimeError> {
-        let mut again = INSPECTIONS;
+        let mut again = ATTEMPTS;
         loop {
             again -= 1;
             match self.client.containers().get(container).inspect().await {
                 Ok(found) => return Ok(Some(inspect::inspected(found))),
                 Err(error) if is_gone(&error) => return Ok(None),
-                Err(error) if again > 0 && says(&error, &["/proc/"]) => sleep(BETWEEN_INSPECTIONS).await,
+                Err(error) if again > 0 && is_ending(&error) => sleep(BETWEEN_ATTEMPTS).await,
                 Err(error) => return Err(self.refused("inspect a container")(error)),
             }
         }
@@ -143,9 +148,15 @@ impl Engine for PodmanEngine {
             .volumes(true)
             .timeout(0)
             .build();
-        match self.client.containers().get(container).delete(&options).await {
-            Err(error) if is_gone(&error) => Ok(()),
-            removed => removed.map_err(self.refused(&format!("remove container {container}"))),
+        let mut again = ATTEMPTS;
+        loop {
+            again -= 1;
+            match self.client.containers().get(container).delete(&options).await {
+                Ok(()) => return Ok(()),
+                Err(error) if is_gone(&error) => return Ok(()),
+                Err(error) if again > 0 && is_ending(&error) => sleep(BETWEEN_ATTEMPTS).await,
+                Err(error) => return Err(self.refused(&format!("remove container {container}"))(error)),
+            }
         }
     }
 

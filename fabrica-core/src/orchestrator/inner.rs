@@ -1,0 +1,41 @@
+//! What the parts of the orchestration share.
+
+use std::sync::Arc;
+
+use tokio::sync::broadcast;
+
+use super::options::Options;
+use crate::clock::{Clock, Entropy, IdSource};
+use crate::message::{MessageContent, MessageKind, NewMessage};
+use crate::ports::forge::Forge;
+use crate::ports::gateway::Gateway;
+use crate::ports::runtime::{ContainerChange, ContainerRuntime};
+use crate::ports::store::Store;
+
+/// What the parts of the orchestration share.
+#[derive(Debug)]
+pub(super) struct Inner {
+    pub(super) store: Arc<dyn Store>,
+    pub(super) runtime: Arc<dyn ContainerRuntime>,
+    pub(super) gateway: Arc<dyn Gateway>,
+    pub(super) forge: Arc<dyn Forge>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) entropy: Arc<dyn Entropy>,
+    pub(super) options: Options,
+    /// What the engine reports, for the attempts that run here.
+    pub(super) changes: broadcast::Sender<ContainerChange>,
+}
+
+impl Inner {
+    pub(super) fn ids(&self) -> IdSource<'_> {
+        IdSource::new(&*self.clock, &*self.entropy)
+    }
+
+    pub(super) fn message(&self, kind: MessageKind, content: MessageContent) -> NewMessage {
+        NewMessage {
+            id: self.ids().message(),
+            kind,
+            content,
+        }
+    }
+}
