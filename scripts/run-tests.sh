@@ -6,6 +6,7 @@ cd "$(dirname "$0")/.."
 scripts/test-images.sh
 # The end-to-end tests run the real agent in the real image, on each engine.
 scripts/sandbox-images.sh
+export FABRICA_TEST_CLAUDE=$FABRICA_TEST_CACHE/agent/current/claude
 
 if cargo nextest --version >/dev/null 2>&1; then
     cargo nextest run --workspace --all-features --no-fail-fast "$@"

@@ -1,5 +1,6 @@
 //! The engine goes away in the middle of a session.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -40,6 +41,9 @@ impl Line {
     /// Connects (again).
     fn mend(&mut self) -> Result<()> {
         let listener = UnixListener::bind(&self.path)?;
+        // A rootless engine is known by its socket's owner.
+        let owner = std::fs::metadata(&self.engine)?.uid();
+        std::os::unix::fs::chown(&self.path, Some(owner), None)?;
         self.cut = CancellationToken::new();
         self.tasks = TaskTracker::new();
         let (engine, cut, tasks) = (self.engine.clone(), self.cut.clone(), self.tasks.clone());

@@ -1,4 +1,4 @@
-//! The real agent plays the scripts. Skipped unless `FABRICA_TEST_CLAUDE` names its binary.
+//! The real agent plays the scripts; `FABRICA_TEST_CLAUDE` names its binary.
 
 use std::{ffi::OsString, path::PathBuf, process::Stdio, time::Duration};
 
@@ -17,12 +17,9 @@ struct Workplace {
 }
 
 impl Workplace {
-    /// None, and a word about it, where there is no agent.
-    async fn with(script: impl FnOnce(&str) -> Script) -> Option<Self> {
-        let Some(program) = std::env::var_os("FABRICA_TEST_CLAUDE") else {
-            eprintln!("skipped: FABRICA_TEST_CLAUDE names no agent");
-            return None;
-        };
+    async fn with(script: impl FnOnce(&str) -> Script) -> Self {
+        let program = std::env::var_os("FABRICA_TEST_CLAUDE");
+        let program = program.expect("FABRICA_TEST_CLAUDE is not set: run `make test`");
         let directory = tempfile::tempdir().unwrap();
         let (home, workspace) = (directory.path().join("home"), directory.path().join("clone"));
         std::fs::create_dir(&home).unwrap();
@@ -33,13 +30,13 @@ impl Workplace {
             .unwrap();
         let url = with_password(&rehearsal.repository_url(), TOKEN);
         git_succeeds(directory.path(), &["clone", "-q", &url, "clone"]).await;
-        Some(Self {
+        Self {
             program,
             _directory: directory,
             home,
             workspace,
             rehearsal,
-        })
+        }
     }
 
     /// Runs the agent with nothing of this machine's environment and no address but loopback, and
@@ -95,9 +92,7 @@ fn tool_results(lines: &[Value]) -> Vec<(bool, String)> {
 
 #[tokio::test]
 async fn the_real_agent_does_the_sample_job() {
-    let Some(place) = Workplace::with(scripts::sample_job).await else {
-        return;
-    };
+    let place = Workplace::with(scripts::sample_job).await;
     let lines = place.run(&["--", "Add the command that the README wants."]).await;
     let result = result(&lines);
     assert_eq!(result["is_error"], false, "{result}");
@@ -138,9 +133,7 @@ async fn the_real_agent_changes_nothing_or_forgets_to_commit() {
         (scripts::no_change as fn(&str) -> Script, ""),
         (scripts::leaves_uncommitted_change, "?? NOTES.md\n"),
     ] {
-        let Some(place) = Workplace::with(script).await else {
-            return;
-        };
+        let place = Workplace::with(script).await;
         let lines = place.run(&["--", "Do it."]).await;
         assert_eq!(result(&lines)["terminal_reason"], "completed");
         let status = run_git(&place.workspace, &["status", "--porcelain"]).await;
@@ -151,9 +144,7 @@ async fn the_real_agent_changes_nothing_or_forgets_to_commit() {
 #[tokio::test]
 async fn the_real_agent_goes_on_after_a_command_that_fails() {
     let commands = ["exit 3", "echo $((6 * 7))"];
-    let Some(place) = Workplace::with(|_| scripts::runs_bash(commands)).await else {
-        return;
-    };
+    let place = Workplace::with(|_| scripts::runs_bash(commands)).await;
     let lines = place.run(&["--", "Try."]).await;
     assert_eq!(result(&lines)["result"], "I ran all commands.");
     let tools = tool_results(&lines);
@@ -170,9 +161,7 @@ async fn the_real_agent_outlasts_the_faults() {
         .fault(Fault::overloaded(1))
         .fault(Fault::cut_after(3))
         .fault(Fault::EndAfter { events: 4, times: 2 });
-    let Some(place) = Workplace::with(|_| Script::new([turn])).await else {
-        return;
-    };
+    let place = Workplace::with(|_| Script::new([turn])).await;
     let lines = place.run(&["--", "Do it."]).await;
     let result = result(&lines);
     assert_eq!(
@@ -190,9 +179,7 @@ async fn the_real_agent_outlasts_the_faults() {
 #[tokio::test]
 async fn the_real_agent_fails_on_a_refusal() {
     let turn = Turn::text("never said").fault(Fault::status(400, u32::MAX));
-    let Some(place) = Workplace::with(|_| Script::new([turn])).await else {
-        return;
-    };
+    let place = Workplace::with(|_| Script::new([turn])).await;
     let lines = place.run(&["--", "Do it."]).await;
     assert_eq!(result(&lines)["is_error"], true);
     assert_eq!(result(&lines)["api_error_status"], 400);
@@ -213,9 +200,7 @@ async fn the_real_agent_is_resumed_into_the_case_of_its_answer() {
             ],
         )
     };
-    let Some(place) = Workplace::with(script).await else {
-        return;
-    };
+    let place = Workplace::with(script).await;
     let session = "7a3cbe9e-61c4-4d0b-9d0b-0c1f54f4a001";
     let lines = place.run(&["--session-id", session, "--", "Paint it."]).await;
     assert_eq!(result(&lines)["result"], "Which colour?");

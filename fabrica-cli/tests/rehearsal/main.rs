@@ -3,7 +3,7 @@
     clippy::unwrap_used,
     reason = "a test's helper fails the test, as its assertions do"
 )]
-#![expect(clippy::print_stderr, reason = "a test that is skipped says so")]
+#![expect(clippy::expect_used, reason = "a test without its agent must fail")]
 
 mod agent;
 mod forge;
