@@ -43,6 +43,12 @@ test | ci) needs=$demo$tests ;;
     ;;
 esac
 
+if ! command -v cargo >/dev/null; then
+    echo 'error: cargo is missing
+hint: install Rust 1.95 or newer with rustup, and put ~/.cargo/bin on the PATH' >&2
+    exit 1
+fi
+
 present() {
     local proof file
     local -a proofs
@@ -139,11 +145,6 @@ for device in /dev/net/tun /dev/fuse; do
 done
 
 if [[ $purpose == ci ]] && ! command -v cargo-deny >/dev/null && [[ ! -x ${CARGO_HOME:-$HOME/.cargo}/bin/cargo-deny ]]; then
-    if ! command -v cargo >/dev/null; then
-        echo "error: cargo is missing
-hint: install Rust, and have its programs on PATH" >&2
-        exit 1
-    fi
     # A debug build is quicker to make, and quick enough for one workspace.
     cargo install --locked --debug --quiet cargo-deny
 fi

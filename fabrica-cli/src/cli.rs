@@ -3,6 +3,7 @@
 use clap::{ArgAction, Args, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
+use crate::commands::run::{Interrupts, interrupted};
 use crate::commands::{completions, demo, doctor, image, run, sessions, show};
 use crate::exit::Exit;
 use crate::problem::Problem;
@@ -53,11 +54,22 @@ impl Cli {
             Command::Run(args) => run::run(*args, ui).await,
             Command::Sessions(args) => sessions::run(&args, ui).await,
             Command::Show(args) => show::run(&args, ui).await,
-            Command::Doctor(args) => doctor::run(&args, ui).await,
-            Command::Image(image::ImageCommand::Build(args)) => image::run(&args, ui).await,
+            Command::Doctor(args) => unless_interrupted(doctor::run(&args, ui)).await,
+            Command::Image(image::ImageCommand::Build(args)) => {
+                unless_interrupted(image::run(&args, ui)).await
+            }
             Command::Demo(args) => demo::run(*args, ui).await,
             Command::Completions(args) => Ok(completions::run(&args, ui)),
         }
+    }
+}
+
+/// Ends a command on the first signal by dropping it: what it started and what it made for a while goes with it.
+async fn unless_interrupted(command: impl Future<Output = Result<Exit, Problem>>) -> Result<Exit, Problem> {
+    let mut interrupts = Interrupts::new();
+    tokio::select! {
+        ended = command => ended,
+        () = interrupts.next() => Err(interrupted()),
     }
 }
 

@@ -51,10 +51,7 @@ pub(crate) async fn run(args: &ImageArgs, ui: Ui) -> Result<Exit, Problem> {
     };
     let engine = connect_engine(args.runtime.runtime).await?;
     let narrator = Narrator::new(ui);
-    let made = tokio::select! {
-        made = make(&request, &engine.runtime, &directories, &narrator) => made,
-        _ = tokio::signal::ctrl_c() => Err(Problem::new(Exit::Cancelled, "image.interrupted", "interrupted")),
-    };
+    let made = make(&request, &engine.runtime, &directories, &narrator).await;
     drop(narrator);
     engine.shutdown().await;
     let made = made?;

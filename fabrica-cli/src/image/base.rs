@@ -1,6 +1,6 @@
 //! The base image: what the engine has, else what a registry has, else one made from Debian's packages.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,6 +8,7 @@ use std::time::Duration;
 use fabrica_cli::assembly::command;
 use fabrica_core::ports::ContainerRuntime;
 use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempPath;
 use tokio::process::Child;
 use tokio::time::{Instant, sleep};
 
@@ -52,8 +53,6 @@ pub(super) async fn ensure(
                 .import(&archive, &own, narrator.sink())
                 .await
                 .map_err(super::build_problem)?;
-            // What was imported is not needed twice; that it cannot be removed costs only space.
-            let _ = tokio::fs::remove_file(&archive).await;
             Ok(own)
         }
         Err(reason) => Err(Problem::new(
@@ -109,8 +108,13 @@ impl Drop for Bootstrapping {
 
 /// Makes the file system of a Debian with the image's packages, without documentation and without device nodes, which a
 /// rootless engine could not make.
-async fn bootstrap(cache: &Path, narrator: &Narrator) -> Result<PathBuf, Problem> {
-    let archive = cache.join(format!("base-{}.tar", std::process::id()));
+async fn bootstrap(cache: &Path, narrator: &Narrator) -> Result<TempPath, Problem> {
+    // It goes with its path, whatever happens.
+    let archive = tempfile::Builder::new()
+        .prefix("base-")
+        .suffix(".tar")
+        .tempfile_in(cache);
+    let archive = archive.map_err(|error| written(cache, &error))?.into_temp_path();
     let include = PACKAGES.split_whitespace().collect::<Vec<_>>().join(",");
     let child = command("mmdebstrap")
         .args(["--variant=minbase", "--format=tar", "--skip=output/dev"])
@@ -121,7 +125,7 @@ async fn bootstrap(cache: &Path, narrator: &Narrator) -> Result<PathBuf, Problem
         )
         .arg("--dpkgopt=path-include=/usr/share/doc/*/copyright")
         .arg(RELEASE)
-        .arg(&archive)
+        .arg(archive.as_os_str())
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
@@ -140,8 +144,6 @@ async fn bootstrap(cache: &Path, narrator: &Narrator) -> Result<PathBuf, Problem
     if status.success() {
         return Ok(archive);
     }
-    // Half an archive is of no use.
-    let _ = tokio::fs::remove_file(&archive).await;
     Err(Problem::new(
         Exit::Failure,
         "image.base_failed",

@@ -23,6 +23,7 @@ impl Place {
             max_attempts: 1,
             submitter: None,
             idempotency_key: None,
+            held: std::time::Duration::ZERO,
             message: NewMessage {
                 id: MessageId::from_uuid(*id.as_uuid()),
                 kind: MessageKind::Progress,

@@ -45,6 +45,7 @@ pub(super) async fn drive(inner: Arc<Inner>, claimed: Claimed, signals: Signals)
     tracing::info!("attempt begins");
     let ended = match read_plan(&inner, &claimed) {
         Err(error) => {
+            remove_earlier(&inner, claimed.fence()).await;
             let advice = "Mend the plan and submit it again.";
             let failure = Failure::new(error.code(), error.to_string(), advice);
             finish(&inner, &claimed, Outcome::failed(failure)).await

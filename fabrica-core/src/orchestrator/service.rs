@@ -109,7 +109,7 @@ impl Orchestrator {
     ///
     /// [`StoreError::NoSuchSession`], or the store's failure.
     pub async fn cancel(&self, session: SessionId) -> Result<CancelOutcome, StoreError> {
-        let content = MessageContent::text("Cancelled before it ran").with("code", "session.cancelled");
+        let content = MessageContent::text("Cancelled while it waited").with("code", "session.cancelled");
         let message = self.inner.message(MessageKind::Progress, content);
         self.inner.store.request_cancel(session, message).await
     }

@@ -1,6 +1,7 @@
 //! From a plan's text to a durable session.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use thiserror::Error;
 
@@ -18,6 +19,9 @@ pub struct Submission {
     pub submitter: Option<String>,
     /// The same key with the same plan is one session only.
     pub idempotency_key: Option<String>,
+    /// How long the session waits for [`run_session`](super::Orchestrator::run_session) before any worker that shares the
+    /// store may claim it; zero is at once.
+    pub held: Duration,
     /// What a relative local repository is relative to: the plan's directory.
     pub directory: Option<PathBuf>,
 }
@@ -29,6 +33,7 @@ impl Submission {
             plan: plan.into(),
             submitter: None,
             idempotency_key: None,
+            held: Duration::ZERO,
             directory: None,
         }
     }
@@ -55,6 +60,9 @@ pub enum SubmitError {
         #[source]
         source: std::io::Error,
     },
+    /// A local path is no repository.
+    #[error("{} is no git repository: run `git init` and commit something there, or correct `repo` in the plan", .0.display())]
+    NotGit(PathBuf),
     /// The store did not take it.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -67,9 +75,16 @@ impl SubmitError {
             Self::Plan(error) => error.code(),
             Self::NetworkNotPermitted(_) => "network.not_permitted",
             Self::LocalRepository { .. } => "repository.not_found",
+            Self::NotGit(_) => "repository.not_git",
             Self::Store(error) => error.code(),
         }
     }
+}
+
+/// Whether git would take a directory for a repository, with a work tree or bare; git itself looks closer later.
+fn is_git(directory: &Path) -> bool {
+    directory.join(".git").exists()
+        || (directory.join("HEAD").is_file() && directory.join("objects").is_dir())
 }
 
 #[tracing::instrument(name = "core.orchestrator.submit", skip_all)]
@@ -90,6 +105,9 @@ pub(super) async fn submit(inner: &Inner, submission: Submission) -> Result<Crea
                     path: path.clone(),
                     source,
                 })?;
+            if !is_git(&absolute) {
+                return Err(SubmitError::NotGit(absolute));
+            }
             absolute.display().to_string()
         }
         remote => remote.to_string(),
@@ -110,6 +128,7 @@ pub(super) async fn submit(inner: &Inner, submission: Submission) -> Result<Crea
             max_attempts: plan.limits.attempts.unwrap_or(inner.options.attempts),
             submitter: submission.submitter,
             idempotency_key: submission.idempotency_key,
+            held: submission.held,
             message: inner.message(MessageKind::Progress, content),
         })
         .await?;

@@ -115,7 +115,7 @@ fn located(error: &serde_yaml::Error) -> PlanError {
         || message.contains("invalid value")
         || message.contains(EXPECTED)
     {
-        PlanProblem::InvalidValue(message.replace(EXPECTED, "expected "))
+        PlanProblem::InvalidValue(in_plain_words(&message.replace(EXPECTED, "expected ")))
     } else {
         PlanProblem::Syntax(message)
     };
@@ -124,6 +124,39 @@ fn located(error: &serde_yaml::Error) -> PlanError {
         Some(place) => PlanError::at(problem, place.line() + 1, place.column()),
         None => problem.into(),
     }
+}
+
+/// Says what the YAML library says in the words of a plan.
+fn in_plain_words(message: &str) -> String {
+    [
+        (
+            "expected a sequence",
+            "expected a list, such as `[\"make test\"]`",
+        ),
+        (
+            "expected struct Frontmatter",
+            "expected keys with their values, such as `repo: https://…`",
+        ),
+        (
+            "expected struct Limits",
+            "expected keys with their values, such as `{ wall: 1h }`",
+        ),
+        (
+            "expected struct Network",
+            "expected keys with their values, such as `{ allow: [\"example.com\"] }`",
+        ),
+        (
+            "expected struct PullRequestOptions",
+            "expected keys with their values, such as `{ draft: true }`",
+        ),
+        ("expected u32", "expected a whole number"),
+        ("expected f64", "expected a number"),
+        ("expected a boolean", "expected `true` or `false`"),
+    ]
+    .into_iter()
+    .fold(message.to_owned(), |text, (theirs, ours)| {
+        text.replace(theirs, ours)
+    })
 }
 
 fn nearest(key: &str, known: &[&str]) -> Option<String> {

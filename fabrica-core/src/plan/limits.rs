@@ -61,11 +61,11 @@ fn memory<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::
 }
 
 fn turns<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
-    within(u32::deserialize(deserializer)?, &(1..=10_000), "turns")
+    within(u32::deserialize(deserializer)?, &(1..=10_000), "for `turns`")
 }
 
 fn attempts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
-    within(u32::deserialize(deserializer)?, &(1..=20), "attempts")
+    within(u32::deserialize(deserializer)?, &(1..=20), "for `attempts`")
 }
 
 fn cost<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
@@ -77,7 +77,7 @@ fn cost<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Er
 }
 
 fn cpus<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
-    within(f64::deserialize(deserializer)?, &(0.1..=1_024.0), "processors")
+    within(f64::deserialize(deserializer)?, &(0.1..=1_024.0), "for `cpus`")
 }
 
 fn within<T, E>(value: T, range: &RangeInclusive<T>, unit: &str) -> Result<Option<T>, E>

@@ -94,11 +94,7 @@ impl Repository {
             input: input.chars().take(100).collect(),
             local: policy.local_paths,
         };
-        if input.is_empty()
-            || input.len() > 2_048
-            || input.starts_with('-')
-            || input.contains(|c: char| c.is_control() || c.is_whitespace())
-        {
+        if input.is_empty() || input.len() > 2_048 || input.contains(char::is_control) {
             return Err(unsupported());
         }
         if ["/", "./", "../"].iter().any(|prefix| input.starts_with(prefix)) || input == "." {
@@ -107,6 +103,9 @@ impl Repository {
             } else {
                 Err(unsupported())
             };
+        }
+        if input.starts_with('-') || input.contains(char::is_whitespace) {
+            return Err(unsupported());
         }
         if let Some(rest) = input.strip_prefix("ssh://") {
             return ssh(rest, policy).ok_or_else(unsupported)?;

@@ -40,6 +40,8 @@ pub struct NewSession {
     pub submitter: Option<String>,
     /// The same key with the same content creates one session only.
     pub idempotency_key: Option<String>,
+    /// How long it waits for a worker that asks for it alone, before any worker may claim it.
+    pub held: Duration,
     /// Its first message.
     pub message: NewMessage,
 }
@@ -264,7 +266,8 @@ pub trait Store: Debug + Send + Sync {
     async fn specs(&self, session: SessionId) -> Result<Vec<Spec>, StoreError>;
 
     /// Claims up to `limit` sessions (only the one named by `only`, if it is set) for a worker, the one that has waited
-    /// longest first: pending ones that have a spec and whose time has come, and running ones whose lease has run out.
+    /// longest first: pending ones that have a spec and whose time has come (one that was never claimed need not wait for
+    /// `only`), and running ones whose lease has run out.
     /// Each becomes `running` with the next attempt number, under a lease of that length. No two callers get the same
     /// session.
     ///

@@ -87,7 +87,9 @@ impl Service {
         let socket = directory.join("podman.sock");
         let log = File::create(directory.join("log")).map_err(failed)?;
         let child = Command::new(program)
-            .args(["system", "service", "--time=0"])
+            // Should this process be killed, the service ends by itself once nobody is connected any more. While it is
+            // used there is a connection at all times: the one that watches.
+            .args(["system", "service", "--time=300"])
             .arg(format!("unix://{}", socket.display()))
             .env_clear()
             .envs(std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(needed)))

@@ -17,17 +17,35 @@ use crate::values::{integer, microseconds};
 /// How many sessions one claim ends at most; the next claim goes on.
 const RETIRED_AT_ONCE: i64 = 100;
 
-/// Whose time has come. The first two conditions are those of the partial index.
+/// Who may be claimed, whatever its time is. The first condition is that of the partial index.
 macro_rules! due {
     () => {
-        "s.status in ('pending', 'running') and s.run_at <= now()
+        "s.status in ('pending', 'running')
          and exists (select 1 from specs p where p.session_id = s.id)"
+    };
+}
+
+/// Whose time has come.
+macro_rules! anyone {
+    () => {
+        " and s.run_at <= now()"
+    };
+}
+
+/// The one with that id, which need not wait while it is new.
+macro_rules! only {
+    ($id:literal) => {
+        concat!(
+            " and s.id = ",
+            $id,
+            " and (s.run_at <= now() or (s.status = 'pending' and s.attempt = 0))"
+        )
     };
 }
 
 /// `$1` worker, `$2` lease, `$3` limit. Another claimer's rows are skipped, never waited for.
 macro_rules! claim {
-    ($only:literal) => {
+    ($only:expr) => {
         concat!(
             "with candidate as (
                 select s.id, s.run_at from sessions s
@@ -71,7 +89,7 @@ macro_rules! claim {
 
 /// `$1` limit.
 macro_rules! retired {
-    ($only:literal) => {
+    ($only:expr) => {
         concat!(
             "select s.id, s.attempt, s.message_seq, s.cancel_requested from sessions s
              where ",
@@ -98,8 +116,8 @@ pub(super) async fn claim(pool: &PgPool, request: &ClaimRequest) -> Result<Vec<C
     let mut transaction = pool.begin().await.map_err(database)?;
     retire(&mut transaction, request.only).await?;
     let query = match request.only {
-        None => sqlx::query_as(claim!("")),
-        Some(_) => sqlx::query_as(claim!(" and s.id = $4")),
+        None => sqlx::query_as(claim!(anyone!())),
+        Some(_) => sqlx::query_as(claim!(only!("$4"))),
     };
     let query = query
         .bind(request.worker.clone().storable().as_str().to_owned())
@@ -117,8 +135,8 @@ pub(super) async fn claim(pool: &PgPool, request: &ClaimRequest) -> Result<Vec<C
 /// Ends the sessions that are not to be run again.
 async fn retire(connection: &mut PgConnection, only: Option<SessionId>) -> Result<(), StoreError> {
     let query = match only {
-        None => sqlx::query_as(retired!("")).bind(RETIRED_AT_ONCE),
-        Some(only) => sqlx::query_as(retired!(" and s.id = $2"))
+        None => sqlx::query_as(retired!(anyone!())).bind(RETIRED_AT_ONCE),
+        Some(only) => sqlx::query_as(retired!(only!("$2")))
             .bind(RETIRED_AT_ONCE)
             .bind(*only.as_uuid()),
     };

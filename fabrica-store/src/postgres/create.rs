@@ -8,13 +8,13 @@ use sqlx::types::{Json, Uuid};
 
 use crate::error::database;
 use crate::shared::other_plan;
-use crate::values::integer;
+use crate::values::{integer, microseconds};
 
 /// One statement, so one round trip.
 const CREATE: &str = "
     with created as (
-        insert into sessions (id, repo_url, title, max_attempts, submitter, idempotency_key, message_seq)
-        values ($1, $2, $3, $4, $5, $6, 1)
+        insert into sessions (id, repo_url, title, max_attempts, submitter, idempotency_key, message_seq, run_at)
+        values ($1, $2, $3, $4, $5, $6, 1, now() + $12::bigint * interval '1 microsecond')
         on conflict do nothing
         returning id
     ), spec as (
@@ -36,6 +36,7 @@ pub(super) async fn create_session(pool: &PgPool, session: NewSession) -> Result
         .bind(session.message.id.as_uuid())
         .bind(session.message.kind.as_str())
         .bind(Json(&session.message.content))
+        .bind(microseconds(session.held))
         .execute(pool)
         .await
         .map_err(database)?;

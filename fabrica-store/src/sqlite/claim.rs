@@ -18,13 +18,14 @@ use crate::values::{integer, microseconds};
 /// How many sessions one claim ends at most; the next claim goes on.
 const RETIRED_AT_ONCE: i64 = 100;
 
-/// Whose time has come. The first two conditions are those of the partial index.
+/// Whose time has come; the one that is asked for alone need not wait while it is new.
 macro_rules! due {
     () => {
         concat!(
-            "s.status in ('pending', 'running') and s.run_at <= ",
+            "s.status in ('pending', 'running') and (s.run_at <= ",
             now!(),
             "
+             or (?1 is not null and s.status = 'pending' and s.attempt = 0))
              and exists (select 1 from specs p where p.session_id = s.id) and (?1 is null or s.id = ?1)"
         )
     };

@@ -6,18 +6,22 @@ use fabrica_core::ports::store::{Created, NewSession};
 use sqlx::SqliteConnection;
 use sqlx::types::Uuid;
 
-use super::SqliteStore;
 use super::write::add_messages;
+use super::{SqliteStore, now};
 use crate::error::database;
 use crate::shared::other_plan;
-use crate::values::integer;
+use crate::values::{integer, microseconds};
 
 #[tracing::instrument(name = "store.sqlite.create_session", skip_all, fields(session.id = %session.id), err)]
 pub(super) async fn create_session(store: &SqliteStore, session: NewSession) -> Result<Created, StoreError> {
     let mut transaction = store.write().await?;
     let created = sqlx::query(
-        "insert into sessions (id, repo_url, title, max_attempts, submitter, idempotency_key, message_seq)
-         values (?1, ?2, ?3, ?4, ?5, ?6, 1) on conflict do nothing",
+        concat!(
+            "insert into sessions (id, repo_url, title, max_attempts, submitter, idempotency_key, message_seq, run_at)
+             values (?1, ?2, ?3, ?4, ?5, ?6, 1, ",
+            now!(),
+            " + ?7) on conflict do nothing"
+        ),
     )
     .bind(session.id.as_uuid())
     .bind(&session.repo_url)
@@ -25,6 +29,7 @@ pub(super) async fn create_session(store: &SqliteStore, session: NewSession) -> 
     .bind(integer(session.max_attempts))
     .bind(&session.submitter)
     .bind(&session.idempotency_key)
+    .bind(microseconds(session.held))
     .execute(&mut *transaction)
     .await
     .map_err(database)?;

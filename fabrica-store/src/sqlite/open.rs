@@ -1,6 +1,8 @@
 //! Opening a file and migrating it.
 
-use std::path::PathBuf;
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use sqlx::migrate::{MigrateError, Migrator};
@@ -37,6 +39,7 @@ impl SqliteStore {
             .synchronous(SqliteSynchronous::Full)
             .foreign_keys(true)
             .busy_timeout(PATIENCE);
+        private(&path);
         let writer = pool(1).connect_lazy_with(options.clone().create_if_missing(true));
         migrate_patiently(&writer, &place).await?;
         let readers = pool(READERS).connect_lazy_with(options.pragma("query_only", "on"));
@@ -53,6 +56,19 @@ impl SqliteStore {
         self.tail.stop().await;
         self.readers.close().await;
         self.writer.close().await;
+    }
+}
+
+/// Makes the file, if it is not there, for its owner alone: plans and transcripts are nobody else's business. What goes
+/// wrong here goes wrong again when the database is opened, which then tells why.
+fn private(path: &Path) {
+    let made = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path);
+    if let Err(error) = made {
+        tracing::debug!(%error, "the database's file is not new, or cannot be made");
     }
 }
 

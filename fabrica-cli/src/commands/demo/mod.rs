@@ -16,7 +16,7 @@ use secrecy::SecretString;
 
 use self::stage::Secrets;
 use super::doctor::unenforced;
-use super::run::{Drive, Interrupts, conclude};
+use super::run::{Drive, Interrupts, conclude, interrupted};
 use crate::exit::Exit;
 use crate::image::{DEFAULT_BASE, ImageRequest, Made, Narrator, make};
 use crate::problem::Problem;
@@ -27,7 +27,7 @@ use crate::ui::{Style, Ui};
 const BEFORE: &str = "\
 This is a demonstration: the MODEL IS SCRIPTED, and the forge and the git server are stand-ins on this machine.
 The Claude Code CLI, the container that it works in, the gateway, the database and git are real. It needs no key and
-costs nothing.";
+costs nothing; the dollars that it shows are what a real model would have cost. The stand-in forge ends with it.";
 
 const AFTER: &str = "\
 The model was scripted. To run a plan of your own with a real one:
@@ -66,7 +66,10 @@ pub(crate) async fn run(mut args: DemoArgs, ui: Ui) -> Result<Exit, Problem> {
     ui.say(BEFORE);
     ui.say("");
     let mut interrupts = Interrupts::new();
-    let engine = connect_engine(args.runtime.runtime).await?;
+    let engine = tokio::select! {
+        engine = connect_engine(args.runtime.runtime) => engine?,
+        () = interrupts.next() => return Err(interrupted()),
+    };
     let missing = unenforced(&engine.capabilities);
     if !missing.is_empty() && !args.sandbox.allow_unenforced_limits {
         args.sandbox.allow_unenforced_limits = true;

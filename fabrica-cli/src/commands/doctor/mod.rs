@@ -39,10 +39,11 @@ pub(crate) async fn run(args: &DoctorArgs, ui: Ui) -> Result<Exit, Problem> {
         ui.data(&object.to_string());
     } else {
         ui.data(&render(&checks));
-        ui.say(if failed {
-            "something is missing, see the hints"
-        } else {
-            "ready"
+        let warned = checks.iter().any(|check| check.verdict == Verdict::Warn);
+        ui.say(match (failed, warned) {
+            (true, _) => "something is missing, see the hints",
+            (false, true) => "ready, except for what is marked with a warning",
+            (false, false) => "ready",
         });
     }
     Ok(if failed { Exit::Failure } else { Exit::Success })

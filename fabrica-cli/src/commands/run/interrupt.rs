@@ -1,6 +1,14 @@
 //! Ctrl-C and the polite signals: the first one cancels, the second one ends at once.
 
+use crate::exit::Exit;
+use crate::problem::Problem;
+
 use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// What a command ends with that was interrupted before it had begun anything that could be cancelled.
+pub(crate) fn interrupted() -> Problem {
+    Problem::new(Exit::Cancelled, "interrupted", "interrupted")
+}
 
 /// The requests to stop that come in. From its making on they no longer end the process by themselves.
 #[derive(Debug)]

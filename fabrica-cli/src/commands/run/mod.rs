@@ -5,6 +5,7 @@ mod interrupt;
 mod plan_file;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
 use fabrica_cli::assembly::{Assembly, AssemblyArgs, Environment, Role, Settings, assemble};
@@ -13,7 +14,7 @@ use fabrica_core::plan::{Agent, Plan};
 use fabrica_core::ports::RuntimeError;
 
 pub(crate) use drive::{Drive, conclude};
-pub(crate) use interrupt::Interrupts;
+pub(crate) use interrupt::{Interrupts, interrupted};
 use plan_file::PlanFile;
 
 use crate::exit::Exit;
@@ -36,6 +37,9 @@ Exit codes:
 
 Secrets come from the environment: ANTHROPIC_API_KEY or ANTHROPIC_AUTH_TOKEN, GITHUB_TOKEN, FABRICA_FORGE_TOKEN,
 FABRICA_FORGE_TOKEN_<HOST>; or from files, see --model-key-file and --forge-token-file.";
+
+/// How long a session waits for this process, which asks for it at once.
+const HELD: Duration = Duration::from_mins(1);
 
 /// Run a plan on this machine, from its submission to the pull request
 #[derive(Debug, Clone, Args)]
@@ -68,12 +72,17 @@ async fn submit_and_drive(args: RunArgs, ui: Ui) -> Result<Exit, Problem> {
     let plan = Plan::parse(&file.text, &settings.repositories).map_err(|error| file.problem(error))?;
     check_credential(&settings, &plan)?;
     let mut interrupts = Interrupts::new();
-    let assembly = assemble(&settings).await?;
+    let assembly = tokio::select! {
+        assembly = assemble(&settings) => assembly?,
+        () = interrupts.next() => return Err(interrupted()),
+    };
     let driven = match check_limits(&assembly, &settings) {
         Ok(()) => {
             let submission = Submission {
                 submitter: std::env::var("USER").ok(),
                 directory: file.directory.clone(),
+                // A service on the same database has other settings; this session is for this process.
+                held: HELD,
                 ..Submission::new(file.text)
             };
             Drive {

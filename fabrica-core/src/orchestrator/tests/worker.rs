@@ -182,6 +182,7 @@ async fn a_session_that_another_program_inserted_runs_too() {
         max_attempts: 1,
         submitter: None,
         idempotency_key: None,
+        held: Duration::ZERO,
         message,
     };
     let Created::New(id) = rig.store.create_session(session).await.unwrap() else {
@@ -218,28 +219,28 @@ async fn a_local_repository_is_stored_with_its_absolute_path() {
         },
         None,
     );
-    let plan = PLAN.replace("https://git.example.com/acme/app.git", "./src");
-    let directory = Some(env!("CARGO_MANIFEST_DIR").into());
-    let submission = Submission {
-        directory,
+    let plan = PLAN.replace("https://git.example.com/acme/app.git", "./my app");
+    let place = tempfile::tempdir().unwrap();
+    let submission = |directory: &std::path::Path| Submission {
+        directory: Some(directory.to_owned()),
         ..Submission::new(plan.clone())
     };
-    let id = rig.orchestrator.submit(submission).await.unwrap().session();
-    let expected = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("src")
-        .canonicalize()
-        .unwrap();
+    let missing = rig.orchestrator.submit(submission(place.path())).await;
+    assert_eq!(missing.unwrap_err().code(), "repository.not_found");
+    std::fs::create_dir(place.path().join("my app")).unwrap();
+    let bare = rig.orchestrator.submit(submission(place.path())).await;
+    assert_eq!(bare.unwrap_err().code(), "repository.not_git");
+    std::fs::create_dir(place.path().join("my app/.git")).unwrap();
+    let id = rig
+        .orchestrator
+        .submit(submission(place.path()))
+        .await
+        .unwrap()
+        .session();
+    let expected = place.path().canonicalize().unwrap().join("my app");
     assert_eq!(
         rig.store.session(id).await.unwrap().unwrap().repo_url,
         expected.display().to_string()
     );
     assert_eq!(rig.finish(id).await.status(), SessionStatus::Completed);
-    let missing = Submission {
-        directory: Some("/nonexistent".into()),
-        ..Submission::new(plan)
-    };
-    assert_eq!(
-        rig.orchestrator.submit(missing).await.unwrap_err().code(),
-        "repository.not_found"
-    );
 }

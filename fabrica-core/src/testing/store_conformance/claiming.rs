@@ -45,6 +45,23 @@ pub async fn claims_the_one_that_waited_longest(store: Subject) {
     assert_eq!(store.claim(&request("w1", LONG)).await.unwrap(), []);
 }
 
+/// A held session is for the worker that asks for it alone, until the time is over.
+pub async fn a_held_session_waits_for_its_own_worker(store: Subject) {
+    let held = |held| NewSession {
+        held,
+        ..new_session()
+    };
+    let own = created_as(&store, held(LONG)).await;
+    assert_eq!(store.claim(&request("w1", LONG)).await.unwrap(), []);
+    let only = ClaimRequest {
+        only: Some(own),
+        ..request("w2", LONG)
+    };
+    assert_eq!(store.claim(&only).await.unwrap().len(), 1);
+    let passing = created_as(&store, held(SHORT)).await;
+    assert_eq!(claim(&store, LONG).await.session.id, passing);
+}
+
 /// `only` claims that session or none.
 pub async fn claims_only_the_one_that_was_asked_for(store: Subject) {
     created(&store).await;

@@ -45,6 +45,7 @@ pub(super) fn new_session() -> NewSession {
         max_attempts: 2,
         submitter: None,
         idempotency_key: None,
+        held: Duration::ZERO,
         message: message("accepted"),
     }
 }

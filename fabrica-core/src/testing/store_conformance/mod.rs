@@ -60,6 +60,7 @@ macro_rules! for_each_store_case {
             transcript_is_read_after_a_cursor,
             claims_the_one_that_waited_longest,
             claims_only_the_one_that_was_asked_for,
+            a_held_session_waits_for_its_own_worker,
             no_two_workers_get_the_same_session,
             a_held_lease_is_not_claimed,
             an_expired_lease_is_claimed_with_the_next_attempt,

@@ -18,7 +18,7 @@ pub(super) fn claim(
 ) -> (Vec<Claimed>, Vec<Notice>) {
     let mut due: Vec<(DateTime<Utc>, SessionId)> = (state.sessions.iter())
         .filter(|(id, _)| request.only.is_none_or(|only| only == **id))
-        .filter(|(_, record)| is_due(record, now))
+        .filter(|(_, record)| is_due(record, request.only.is_some(), now))
         .map(|(id, record)| (record.run_at, *id))
         .collect();
     due.sort_unstable();
@@ -57,11 +57,12 @@ pub(super) fn renew(
     held
 }
 
-fn is_due(record: &Record, now: DateTime<Utc>) -> bool {
+fn is_due(record: &Record, alone: bool, now: DateTime<Utc>) -> bool {
+    let new = record.session.status == SessionStatus::Pending && record.session.attempt.get() == 0;
     matches!(
         record.session.status,
         SessionStatus::Pending | SessionStatus::Running
-    ) && record.run_at <= now
+    ) && (record.run_at <= now || (alone && new))
         && !record.specs.is_empty()
 }
 

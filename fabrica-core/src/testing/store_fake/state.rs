@@ -137,7 +137,7 @@ impl Record {
             session,
             idempotency_key: new.idempotency_key,
             max_attempts: new.max_attempts,
-            run_at: now,
+            run_at: later(now, new.held),
             specs: vec![spec],
             messages: Vec::new(),
             transcript: Vec::new(),
