@@ -101,7 +101,7 @@ fn start(world: &World, socket: &Path, agent: &str, frontmatter: &str) -> Result
         .spawn()?)
 }
 
-/// Works until a file appears that the test pushes a little later, by way of git: the sandbox has no other way in.
+/// Works for longer than the outage lasts.
 const WAITS: &str = "echo agent-is-ready; \
      for i in 1 2 3 4 5 6 7 8; do sleep 1; done; \
      echo work > work.txt && git add -A && git commit -qm Work";

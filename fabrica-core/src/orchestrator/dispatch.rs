@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
-use tokio::task::JoinSet;
+use tokio::task::{self, JoinError, JoinSet};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -52,8 +52,8 @@ pub(super) async fn run(
 struct Worker {
     inner: Arc<Inner>,
     only: Option<SessionId>,
-    running: HashMap<Fence, Signals>,
-    tasks: JoinSet<Fence>,
+    running: HashMap<task::Id, (Fence, Signals)>,
+    tasks: JoinSet<()>,
     /// When the leases were last known to be held.
     renewed: Instant,
 }
@@ -77,7 +77,7 @@ impl Worker {
             }
             tokio::select! {
                 biased;
-                Some(ended) = self.tasks.join_next() => {
+                Some(ended) = self.tasks.join_next_with_id() => {
                     self.forget(ended);
                     next_poll = Instant::now();
                 }
@@ -133,12 +133,9 @@ impl Worker {
                     if session.session.cancel_requested {
                         signals.cancel.cancel();
                     }
-                    self.running.insert(fence, signals.clone());
-                    let inner = self.inner.clone();
-                    self.tasks.spawn(async move {
-                        attempt::drive(inner, session, signals).await;
-                        fence
-                    });
+                    let driver = attempt::drive(self.inner.clone(), session, signals.clone());
+                    let task = self.tasks.spawn(driver);
+                    self.running.insert(task.id(), (fence, signals));
                 }
             }
             Err(error) => tracing::warn!(%error, "no session could be claimed; trying again"),
@@ -151,24 +148,20 @@ impl Worker {
         }
     }
 
-    fn forget(&mut self, ended: Result<Fence, tokio::task::JoinError>) {
-        match ended {
-            Ok(fence) => {
-                self.running.remove(&fence);
-            }
+    fn forget(&mut self, ended: Result<(task::Id, ()), JoinError>) {
+        let id = match ended {
+            Ok((id, ())) => id,
             Err(error) => {
-                // A panic in a driver: its lease is not renewed any more, so the session is claimed anew.
+                // Its lease is not renewed from now on, so the session is claimed anew.
                 tracing::error!(%error, "an attempt's driver ended badly");
-                let alive = self.tasks.len();
-                if alive == 0 {
-                    self.running.clear();
-                }
+                error.id()
             }
-        }
+        };
+        self.running.remove(&id);
     }
 
     fn cancel(&self, session: SessionId) {
-        for (fence, signals) in &self.running {
+        for (fence, signals) in self.running.values() {
             if fence.session == session {
                 signals.cancel.cancel();
             }
@@ -181,7 +174,7 @@ impl Worker {
             return;
         }
         let options = &self.inner.options;
-        let fences: Vec<Fence> = self.running.keys().copied().collect();
+        let fences: Vec<Fence> = self.running.values().map(|(fence, _)| *fence).collect();
         let asked = Instant::now();
         match self
             .inner
@@ -191,8 +184,8 @@ impl Worker {
         {
             Ok(held) => {
                 self.renewed = asked;
-                for (fence, signals) in &self.running {
-                    if fences.contains(fence) && !held.contains(fence) {
+                for (fence, signals) in self.running.values() {
+                    if !held.contains(fence) {
                         tracing::warn!(%fence, "the lease is lost");
                         signals.lost.cancel();
                     }
@@ -201,7 +194,9 @@ impl Worker {
             Err(error) => {
                 tracing::warn!(%error, "the leases could not be renewed");
                 if self.renewed.elapsed() >= options.lease {
-                    self.running.values().for_each(|signals| signals.lost.cancel());
+                    self.running
+                        .values()
+                        .for_each(|(_, signals)| signals.lost.cancel());
                 }
             }
         }

@@ -165,6 +165,37 @@ async fn a_worker_whose_lease_is_lost_lets_go_and_the_next_attempt_finishes() {
 }
 
 #[tokio::test]
+async fn a_driver_that_panics_does_not_hold_its_session_for_ever() {
+    let short = Options {
+        lease: Duration::from_secs(1),
+        ..options()
+    };
+    // A mock without expectations panics when it is asked to publish.
+    let rig = Rig::with(
+        |job: &Job| match job.title.as_str() {
+            "Work on" => works_until_stopped(job),
+            _ => Script::completes(job),
+        },
+        short,
+        Some(MockForge::new()),
+    );
+    let working = rig.submit(&PLAN.replace("Say hello", "Work on")).await;
+    let panicking = rig.submit(PLAN).await;
+    let shutdown = Shutdown::default();
+    let (worker, stop) = (rig.orchestrator.clone(), shutdown.clone());
+    let work = tokio::spawn(async move { worker.run(stop).await });
+    until("the panicking one is given up", async || {
+        rig.store.session(panicking).await.unwrap().unwrap().status == SessionStatus::Failed
+    })
+    .await;
+    let other = rig.store.session(working).await.unwrap().unwrap();
+    assert_eq!((other.status, other.attempt.get()), (SessionStatus::Running, 1));
+    rig.orchestrator.cancel(working).await.unwrap();
+    shutdown.drain.cancel();
+    work.await.unwrap().unwrap();
+}
+
+#[tokio::test]
 async fn a_session_that_another_program_inserted_runs_too() {
     let rig = Rig::new(Script::completes);
     let ids = crate::clock::IdSource::new(&crate::clock::SystemClock, &crate::clock::SystemEntropy);
