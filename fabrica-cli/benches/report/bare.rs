@@ -83,7 +83,10 @@ impl BareEngine {
     pub(crate) async fn agent(&self) -> Result<Duration> {
         let volume = volume();
         let clone = self
-            .create(&volume, "git clone -q /sample /workspace/repository")
+            .create(
+                &volume,
+                "git config --global safe.directory '*' && git clone -q /sample /workspace/repository",
+            )
             .await?;
         self.run(&clone).await?;
         self.docker
@@ -120,7 +123,7 @@ impl BareEngine {
             ..HostConfig::default()
         };
         let environment = [
-            "HOME=/home/agent",
+            "HOME=/tmp",
             "ANTHROPIC_UNIX_SOCKET=/run/fabrica/model.sock",
             "ANTHROPIC_BASE_URL=http://model",
             "ANTHROPIC_API_KEY=rehearsal-model-key",
@@ -130,9 +133,6 @@ impl BareEngine {
             "GIT_AUTHOR_EMAIL=bench@localhost",
             "GIT_COMMITTER_NAME=Bench",
             "GIT_COMMITTER_EMAIL=bench@localhost",
-            "GIT_CONFIG_COUNT=1",
-            "GIT_CONFIG_KEY_0=safe.directory",
-            "GIT_CONFIG_VALUE_0=*",
         ];
         let body = ContainerCreateBody {
             image: Some(DEFAULT_IMAGE.into()),
