@@ -94,10 +94,11 @@ impl<E: Engine> Lifecycle<E> {
     }
 
     pub(crate) async fn capabilities(&self) -> Result<Capabilities, RuntimeError> {
-        Ok(self
-            .quick("describe itself", self.engine.facts())
-            .await?
-            .capabilities)
+        let facts = self.quick("describe itself", self.engine.facts()).await?;
+        let capabilities = facts.capabilities.clone();
+        // Podman takes half a second to describe itself: the first container need not wait for it again.
+        let _ = self.facts.set(facts);
+        Ok(capabilities)
     }
 
     fn turn(&self, name: &ContainerName) -> &Mutex<()> {
