@@ -4,7 +4,7 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
 use crate::commands::run::{Interrupts, interrupted};
-use crate::commands::{completions, demo, doctor, image, run, sessions, show};
+use crate::commands::{cancel, completions, demo, doctor, image, resume, run, sessions, show};
 use crate::exit::Exit;
 use crate::problem::Problem;
 use crate::ui::Ui;
@@ -41,6 +41,8 @@ enum Command {
     Run(Box<run::RunArgs>),
     Sessions(sessions::SessionsArgs),
     Show(show::ShowArgs),
+    Cancel(cancel::CancelArgs),
+    Resume(Box<resume::ResumeArgs>),
     Doctor(Box<doctor::DoctorArgs>),
     #[command(subcommand)]
     Image(image::ImageCommand),
@@ -54,6 +56,8 @@ impl Cli {
             Command::Run(args) => run::run(*args, ui).await,
             Command::Sessions(args) => sessions::run(&args, ui).await,
             Command::Show(args) => show::run(&args, ui).await,
+            Command::Cancel(args) => cancel::run(&args, ui).await,
+            Command::Resume(args) => resume::run(*args, ui).await,
             Command::Doctor(args) => unless_interrupted(doctor::run(&args, ui)).await,
             Command::Image(image::ImageCommand::Build(args)) => {
                 unless_interrupted(image::run(&args, ui)).await

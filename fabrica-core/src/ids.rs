@@ -96,7 +96,7 @@ impl SessionId {
     }
 }
 
-/// The number of an attempt at a session, from 1. It is the fencing token: a write by an attempt is refused
+/// The number of an attempt at a session, from 1. It is part of the fencing token: a write by an attempt is refused
 /// once a later attempt exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -149,13 +149,39 @@ impl fmt::Display for WorkerId {
     }
 }
 
-/// Who writes: one attempt of one session. Every write of an attempt carries it.
+/// The number of a lease on a session, from 1: it grows with every claim, also where another worker takes over a running
+/// attempt. Together with the attempt's number it is the fencing token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct LeaseNumber(u64);
+
+impl LeaseNumber {
+    /// Wraps a number; 0 stands for "never claimed".
+    pub const fn new(number: u64) -> Self {
+        Self(number)
+    }
+
+    /// The number itself.
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+
+    /// The number of the lease after this one.
+    #[must_use]
+    pub const fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+}
+
+/// Who writes: one attempt of one session, under one lease. Every write of an attempt carries it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Fence {
     /// The session that is written to.
     pub session: SessionId,
     /// The attempt that writes.
     pub attempt: AttemptNumber,
+    /// The lease under which it writes: an attempt that another worker took over goes on under a later one.
+    pub lease: LeaseNumber,
 }
 
 impl fmt::Display for Fence {

@@ -280,7 +280,7 @@ pub enum Instruction {
 }
 
 /// How often a runner that has nothing to report asks for instructions all the same, with an empty batch.
-pub const HEARTBEAT: Duration = Duration::from_secs(10);
+pub const HEARTBEAT: Duration = Duration::from_secs(5);
 /// How many events a batch holds at most.
 pub const MAX_BATCH_EVENTS: usize = 500;
 /// How many bytes a batch holds at most.

@@ -1,6 +1,7 @@
 //! Who may ask for what: the state of one attempt's access, and the check of every request's token.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::extract::{Request, State};
 use axum::middleware::Next;
@@ -18,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::client::HttpClient;
 use crate::git::Target;
+use crate::memory::BodyMemory;
 use crate::options::{GitCredentials, ModelUpstream};
 use crate::refusal::{Area, Refusal};
 
@@ -29,6 +31,8 @@ pub(crate) struct Services {
     pub(crate) client: HttpClient,
     pub(crate) model: ModelUpstream,
     pub(crate) git: GitCredentials,
+    /// What all sandboxes together may have in memory.
+    pub(crate) bodies: BodyMemory,
 }
 
 /// The access of one attempt.
@@ -41,7 +45,13 @@ pub(crate) struct Session {
     pub(crate) sink: Arc<dyn SessionSink>,
     pub(crate) target: Target,
     pub(crate) services: Arc<Services>,
+    /// What this sandbox may have in memory.
+    pub(crate) bodies: BodyMemory,
+    /// Cancelled when this process serves the attempt no longer.
     pub(crate) ended: CancellationToken,
+    /// Whether the attempt itself is over. Without it, another process may go on with the sandbox: then nothing may tell
+    /// the runner that its token is worth nothing, since it would stop for good.
+    over: AtomicBool,
 }
 
 /// Whose token a request carries.
@@ -52,7 +62,12 @@ pub(crate) enum Role {
 }
 
 impl Session {
-    pub(crate) fn new(access: GatewayAccess, services: Arc<Services>, ended: CancellationToken) -> Self {
+    pub(crate) fn new(
+        access: GatewayAccess,
+        services: Arc<Services>,
+        ended: CancellationToken,
+        bodies: BodyMemory,
+    ) -> Self {
         let target = Target::new(&access.repository, &services.git);
         Self {
             fence: access.fence,
@@ -62,7 +77,41 @@ impl Session {
             sink: access.sink,
             target,
             services,
+            bodies,
             ended,
+            over: AtomicBool::new(false),
+        }
+    }
+
+    /// Whether this access belongs to a later attempt, or to the same one under a later lease.
+    pub(crate) fn is_later_than(&self, fence: Fence) -> bool {
+        (self.fence.attempt, self.fence.lease) > (fence.attempt, fence.lease)
+    }
+
+    /// Ends the access because the attempt is over.
+    pub(crate) fn revoke(&self) {
+        self.over.store(true, Ordering::Release);
+        self.ended.cancel();
+    }
+
+    /// Ends the access in this process only.
+    pub(crate) fn release(&self) {
+        self.ended.cancel();
+    }
+
+    /// What a request is told after the end, if it hears anything: its connection is cut.
+    fn end(&self) -> Refusal {
+        if self.over.load(Ordering::Acquire) {
+            Refusal::new(
+                StatusCode::UNAUTHORIZED,
+                "gateway.token_revoked",
+                "fabrica: the attempt's access has ended",
+            )
+        } else {
+            Refusal::for_now(
+                "gateway.released",
+                "fabrica: another process of Fabrica goes on with this session; try again",
+            )
         }
     }
 
@@ -117,7 +166,12 @@ fn presented(headers: &HeaderMap) -> Vec<String> {
 pub(crate) async fn admit(State(session): State<Arc<Session>>, mut request: Request, next: Next) -> Response {
     let area = Area::of(request.uri().path());
     if session.ended.is_cancelled() {
-        return ended().in_area(area);
+        return session.end().in_area(area);
+    }
+    // Before the token is looked at: a process that may be stale calls nobody's token invalid.
+    if !session.sink.holds_lease() {
+        tracing::info!(session = %session.fence, ?area, "a request came while the lease is not known to be held");
+        return lease_unknown().in_area(area);
     }
     let Some(role) = session.role(request.headers()) else {
         let shown = !presented(request.headers()).is_empty();
@@ -131,7 +185,7 @@ pub(crate) async fn admit(State(session): State<Arc<Session>>, mut request: Requ
     request.extensions_mut().insert(role);
     tokio::select! {
         biased;
-        () = session.ended.cancelled() => ended().in_area(area),
+        () = session.ended.cancelled() => session.end().in_area(area),
         response = next.run(request) => response,
     }
 }
@@ -176,11 +230,10 @@ fn unauthorised(shown: bool) -> Refusal {
     Refusal::new(StatusCode::UNAUTHORIZED, code, detail)
 }
 
-fn ended() -> Refusal {
-    Refusal::new(
-        StatusCode::UNAUTHORIZED,
-        "gateway.token_revoked",
-        "fabrica: the attempt's access has ended",
+fn lease_unknown() -> Refusal {
+    Refusal::for_now(
+        "gateway.lease_unknown",
+        "fabrica: whether Fabrica still owns this session is not known at the moment; try again",
     )
 }
 

@@ -6,12 +6,14 @@ use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _, chown};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
+use fabrica_core::clock::{Entropy as _, SystemEntropy};
 use fabrica_core::ids::Fence;
 use fabrica_core::ports::GatewayError;
 use fabrica_core::protocol::GATEWAY_SOCKET;
 
-/// A socket is made under this name, and gets its own once it is ready.
-const UNFINISHED: &str = "gateway.new";
+/// A socket is made under a name that begins like this, and gets its own once it is ready. What follows differs, since
+/// another process may do the same in the same directory at the same time. The whole is no longer than the final name.
+const UNFINISHED: &str = "new-";
 /// `sun_path` has 108 bytes, the last of which is zero.
 const LONGEST_SOCKET_PATH: usize = 107;
 
@@ -85,11 +87,9 @@ impl Sockets {
     }
 
     fn bind(&self, leaf: &Path, socket: &Path) -> io::Result<UnixListener> {
-        let unfinished = leaf.join(UNFINISHED);
-        match fs::remove_file(&unfinished) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
+        let mut random = [0; 4];
+        SystemEntropy.fill(&mut random);
+        let unfinished = leaf.join(format!("{UNFINISHED}{:08x}", u32::from_ne_bytes(random)));
         let listener = UnixListener::bind(&unfinished)?;
         // To connect needs the right to write, for whatever user the sandbox's is mapped to.
         fs::set_permissions(&unfinished, Permissions::from_mode(0o666))?;

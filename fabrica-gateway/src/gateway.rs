@@ -18,6 +18,7 @@ use crate::client::{check_address, http_client};
 use crate::directory::Sockets;
 use crate::error::SetupError;
 use crate::listener::CuttableListener;
+use crate::memory::BodyMemory;
 use crate::options::{GatewayLimits, GatewayOptions};
 use crate::routes;
 
@@ -26,8 +27,8 @@ const CLOSING: Duration = Duration::from_secs(2);
 
 /// The gateway on Unix sockets: one socket, in a directory of its own, for each attempt.
 ///
-/// Dropping it ends all access. The directories stay then, so that another process can put its sockets in place for
-/// sandboxes that still run; [`close`](Gateway::close) removes them.
+/// Dropping it releases all access: connections are cut, no token is called invalid, and the directories stay, so that
+/// another process can put its sockets in place for sandboxes that still run. [`close`](Gateway::close) removes them.
 #[derive(Debug)]
 pub struct UnixGateway {
     sockets: Sockets,
@@ -66,6 +67,7 @@ impl UnixGateway {
                 client,
                 model: options.model,
                 git: options.git,
+                bodies: BodyMemory::new(options.limits.body_memory),
             }),
             open: Mutex::default(),
             _end: ended.clone().drop_guard(),
@@ -100,9 +102,20 @@ impl UnixGateway {
 }
 
 impl Open {
-    /// Refuses the tokens and cuts the connections, then waits for them, but not for long.
-    async fn end(self) {
-        self.session.ended.cancel();
+    /// Refuses the tokens for good and cuts the connections.
+    async fn revoke(self) {
+        self.session.revoke();
+        self.wait().await;
+    }
+
+    /// Cuts the connections; the sandbox goes on with whoever listens in the directory next.
+    async fn release(self) {
+        self.session.release();
+        self.wait().await;
+    }
+
+    /// Waits for what was cut, but not for long.
+    async fn wait(self) {
         let abort = self.server.abort_handle();
         match tokio::time::timeout(CLOSING, self.server).await {
             Ok(Ok(())) => {}
@@ -134,8 +147,8 @@ impl Gateway for UnixGateway {
         let fence = access.fence;
         let directory = self.sockets.leaf(fence);
         if let Some(known) = open.get(&fence.session) {
-            if known.session.fence.attempt > fence.attempt {
-                let source = std::io::Error::other("a later attempt of the session has access");
+            if known.session.is_later_than(fence) {
+                let source = std::io::Error::other("a later attempt or lease of the session has access");
                 return Err(GatewayError {
                     action: "listen in",
                     directory,
@@ -146,20 +159,29 @@ impl Gateway for UnixGateway {
                 return Ok(GatewayEndpoint { directory });
             }
         }
-        if let Some(earlier) = open.remove(&fence.session) {
-            let old = earlier.directory.clone();
-            earlier.end().await;
-            if old != directory
-                && let Err(error) = remove(old).await
-            {
-                tracing::warn!(%error, "an earlier attempt's directory is left over");
+        let earlier = open.remove(&fence.session);
+        let same = match earlier {
+            Some(earlier) if earlier.directory != directory => {
+                let old = earlier.directory.clone();
+                earlier.revoke().await;
+                if let Err(error) = remove(old).await {
+                    tracing::warn!(%error, "an earlier attempt's directory is left over");
+                }
+                None
             }
+            same => same,
+        };
+        let listened = self.listen(&directory).await;
+        // Only now, so that the sandbox finds the new socket as soon as its connections to the old one are cut.
+        if let Some(same) = same {
+            same.release().await;
         }
-        let listener = self.listen(&directory).await?;
+        let listener = listened?;
         let session = Arc::new(Session::new(
             access,
             Arc::clone(&self.services),
             self.ended.child_token(),
+            BodyMemory::new(self.limits.session_body_memory),
         ));
         let server = self.serve(Arc::clone(&session), listener);
         open.insert(
@@ -177,17 +199,39 @@ impl Gateway for UnixGateway {
     async fn close(&self, fence: Fence) -> Result<(), GatewayError> {
         let mut open = self.open.lock().await;
         if let Some(known) = open.remove(&fence.session) {
-            if known.session.fence.attempt > fence.attempt {
+            let (directory, same) = (
+                known.directory.clone(),
+                known.session.fence.attempt == fence.attempt,
+            );
+            if known.session.is_later_than(fence) {
                 open.insert(fence.session, known);
-            } else if known.session.fence == fence {
-                known.end().await;
+                if same {
+                    // The directory is the later lease's, too.
+                    return Ok(());
+                }
             } else {
-                // An attempt that never had access is closed after an earlier one that still has: both are over.
-                let earlier = known.directory.clone();
-                known.end().await;
-                remove(earlier).await?;
+                known.revoke().await;
+                if !same {
+                    // An attempt that never had access is closed after an earlier one that still has: both are over.
+                    remove(directory).await?;
+                }
             }
         }
         remove(self.sockets.leaf(fence)).await
+    }
+
+    #[tracing::instrument(name = "gateway.access.release", skip_all, fields(session = %fence))]
+    async fn release(&self, fence: Fence) {
+        let known = {
+            let mut open = self.open.lock().await;
+            match open.get(&fence.session) {
+                Some(known) if !known.session.is_later_than(fence) => open.remove(&fence.session),
+                _ => None,
+            }
+        };
+        // Others need not wait for it: many sessions are released at once when a process hands over.
+        if let Some(known) = known {
+            known.release().await;
+        }
     }
 }

@@ -45,6 +45,14 @@
 //! stable code in the header `x-fabrica-code`; `/session` and `/model` answer with a problem document, `/git` with text
 //! that git prints.
 //!
+//! # Takeover
+//!
+//! Several processes may serve one sandbox, one after another: each puts its own socket into the attempt's directory. A
+//! process answers only while its [`SessionSink`](fabrica_core::ports::SessionSink) knows that the lease is held, and
+//! with status 503 otherwise, so that the sandbox comes again, most likely to another socket. Only the end of the
+//! attempt itself is ever told in a way that makes the runner stop. Before a push leaves, the sink is asked whether the
+//! attempt is still the session's current one, and once more before its last piece if the push takes long.
+//!
 //! # Pull requests
 //!
 //! [`forges`] opens them, outside of every sandbox.
@@ -58,6 +66,7 @@ mod gateway;
 mod git;
 mod headers;
 mod listener;
+mod memory;
 mod options;
 mod refusal;
 mod routes;

@@ -103,6 +103,11 @@ pub struct GatewayLimits {
     /// How long an upstream may stay silent: until its answer begins, and between two pieces of it. A model that does
     /// not stream says nothing until its answer is complete.
     pub idle_timeout: Duration,
+    /// How many bytes of memory the reports and artifacts of one sandbox may take while they are read and stored; more
+    /// wait in the connections. Raised to what one largest artifact needs.
+    pub session_body_memory: usize,
+    /// The same for all sandboxes together.
+    pub body_memory: usize,
 }
 
 impl Default for GatewayLimits {
@@ -111,6 +116,8 @@ impl Default for GatewayLimits {
             connections: 128,
             connect_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_mins(10),
+            session_body_memory: 64 * 1024 * 1024,
+            body_memory: 256 * 1024 * 1024,
         }
     }
 }

@@ -10,6 +10,9 @@ use serde_json::{Value, json};
 /// Tells Anthropic's clients whether another try makes sense; without it they repeat for minutes.
 pub(crate) const SHOULD_RETRY: &str = "x-should-retry";
 
+/// Seconds after which a refusal that will pass may have passed.
+pub(crate) const TRY_AGAIN: u32 = 1;
+
 /// A request that the gateway does not serve, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Refusal {
@@ -51,6 +54,14 @@ impl Refusal {
         }
     }
 
+    /// A refusal that will pass: the same request may come again.
+    pub(crate) fn for_now(code: &'static str, detail: impl Into<String>) -> Self {
+        Self {
+            retry_after: Some(TRY_AGAIN),
+            ..Self::new(StatusCode::SERVICE_UNAVAILABLE, code, detail)
+        }
+    }
+
     pub(crate) fn forbidden(code: &'static str, detail: impl Into<String>) -> Self {
         Self::new(StatusCode::FORBIDDEN, code, detail)
     }
@@ -60,6 +71,18 @@ impl Refusal {
         match area {
             Area::Session => self.into_problem(),
             Area::Git => self.into_text(),
+            // Without a `Retry-After`: the agent has a number of tries, and its own growing pauses make them last for
+            // minutes, where a second each would be over in ten.
+            Area::Model if self.retry_after.is_some() => {
+                let mut response = Self {
+                    retry_after: None,
+                    ..self
+                }
+                .into_model_error(false);
+                let again = HeaderValue::from_static("true");
+                response.headers_mut().insert(SHOULD_RETRY, again);
+                response
+            }
             Area::Model => {
                 let error = self.anthropic_error();
                 self.problem_with(Some(error))

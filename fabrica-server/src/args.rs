@@ -1,9 +1,8 @@
 //! The options of the service.
 
-use std::time::Duration;
-
 use clap::{Parser, ValueEnum};
 use fabrica_cli::assembly::AssemblyArgs;
+use fabrica_server::Drain;
 
 /// The Fabrica service: takes plans over HTTP, and works on them.
 ///
@@ -29,10 +28,11 @@ pub(crate) struct Arguments {
         value_delimiter = ','
     )]
     pub(crate) public_host: Vec<String>,
-    /// How long running sessions may go on after SIGTERM or SIGINT; then, or at a second signal, they go back to the
-    /// queue
-    #[arg(long, value_name = "DURATION", env = "FABRICA_DRAIN_TIMEOUT", default_value = "10s", value_parser = humantime::parse_duration)]
-    pub(crate) drain_timeout: Duration,
+    /// What SIGTERM and SIGINT do. Either way nothing more is claimed or accepted. `handover`: sandboxes go on running,
+    /// the sessions are given to another process on this machine, or wait for this one's restart; ends within 10 s.
+    /// `finish`: waits for the sessions that run here; a second signal hands over
+    #[arg(long, value_name = "HOW", env = "FABRICA_DRAIN", value_enum, default_value_t)]
+    pub(crate) drain: DrainHow,
     /// Form of the log, which goes to the standard error; `RUST_LOG` says how much
     #[arg(
         long,
@@ -53,6 +53,25 @@ impl Arguments {
             .iter()
             .map(|host| host.trim())
             .filter(|host| !host.is_empty())
+    }
+}
+
+/// What a signal does with the sessions that run here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub(crate) enum DrainHow {
+    /// They go on under another process.
+    #[default]
+    Handover,
+    /// They are waited for.
+    Finish,
+}
+
+impl From<DrainHow> for Drain {
+    fn from(how: DrainHow) -> Self {
+        match how {
+            DrainHow::Handover => Self::Handover,
+            DrainHow::Finish => Self::Finish,
+        }
     }
 }
 

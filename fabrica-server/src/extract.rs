@@ -66,3 +66,21 @@ pub(crate) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Pro
         )),
     }
 }
+
+/// Who hands a plan in, for the fairness of the queue: the header `Fabrica-Submitter`. Whoever holds the API token may name
+/// anybody; a proxy in front that knows its users sets it.
+pub(crate) fn submitter(headers: &HeaderMap) -> Result<String, Problem> {
+    /// Who it is where nobody says.
+    const NOBODY: &str = "api";
+    let mut values = headers.get_all("fabrica-submitter").iter();
+    let Some(value) = values.next() else {
+        return Ok(NOBODY.to_owned());
+    };
+    match value.to_str() {
+        Ok(name) if (1..=100).contains(&name.len()) && values.next().is_none() => Ok(name.to_owned()),
+        _ => Err(Problem::new(
+            "request.invalid_submitter",
+            "Fabrica-Submitter is not one name of 1 to 100 visible ASCII characters",
+        )),
+    }
+}

@@ -61,7 +61,7 @@ mod view;
 pub use connection::BoundedListener;
 pub use error::ServerError;
 pub use guard::HostPolicy;
-pub use lifecycle::{Service, serve};
+pub use lifecycle::{Drain, Service, serve};
 pub use problem::Problem;
 pub use router::router;
 pub use state::AppState;

@@ -8,7 +8,7 @@ use fabrica_core::ports::store::StoreError;
 use futures::{Stream, StreamExt as _};
 use tokio::net::TcpListener;
 use tokio::task::{JoinError, JoinHandle};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::connection::BoundedListener;
@@ -17,10 +17,18 @@ use crate::pace::Pace;
 use crate::router::router;
 use crate::state::AppState;
 
-/// How long requests under way may take once the worker has ended.
-const LAST_ANSWERS: Duration = Duration::from_secs(5);
-/// How long an aborted worker may take beyond the grace of its sandboxes.
-const CLEAN_UP: Duration = Duration::from_secs(15);
+/// How long the whole process may take to end once its sessions are to be handed over.
+const LAST_ANSWERS: Duration = Duration::from_secs(8);
+
+/// What the first request to stop does with the sessions that run here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Drain {
+    /// Their sandboxes go on, and another process takes them over.
+    #[default]
+    Handover,
+    /// They are waited for.
+    Finish,
+}
 
 /// A server that is ready to start.
 #[derive(Debug)]
@@ -29,13 +37,14 @@ pub struct Service {
     pub listener: TcpListener,
     /// What answers them; its orchestrator also works.
     pub state: AppState,
-    /// How long running sessions may go on after the first request to stop.
-    pub drain_timeout: Duration,
+    /// What the first request to stop does with running sessions.
+    pub drain: Drain,
 }
 
-/// Serves requests and works on sessions until `stop` yields. The first item asks for a graceful end: no more
-/// connections and sessions are taken, and what runs may end by itself within the drain timeout. After that, or at the
-/// second item, running sessions are given back to the queue.
+/// Serves requests and works on sessions until `stop` yields. The first item asks for a graceful end: no more connections
+/// and sessions are taken; what runs is handed over, or waited for, as [`Service::drain`] says. A second item hands over.
+/// Handing over takes less than ten seconds: sandboxes are left running, for the next process that works on the same
+/// database and the same sockets' directory.
 ///
 /// # Errors
 ///
@@ -44,14 +53,13 @@ pub async fn serve(service: Service, stop: impl Stream<Item = ()> + Send) -> Res
     let Service {
         listener,
         state,
-        drain_timeout,
+        drain,
     } = service;
     let orchestrator = state.orchestrator.clone();
-    let patience = orchestrator.options().stop_grace + CLEAN_UP;
     let shutdown = Shutdown::default();
     let closing = CancellationToken::new();
     // Whatever way this function is left, what it started is told to end.
-    let _abort = shutdown.abort.clone().drop_guard();
+    let _handover = shutdown.handover.clone().drop_guard();
     let _close = closing.clone().drop_guard();
 
     let worker = tokio::spawn({
@@ -71,26 +79,29 @@ pub async fn serve(service: Service, stop: impl Stream<Item = ()> + Send) -> Res
         Some(()) = stop.next() => {}
         ended = &mut parts.worker => return Err(worker_ended(ended)),
         ended = &mut parts.http => {
-            shutdown.abort.cancel();
-            // The sessions go back to the queue first; the error that matters is the one of the HTTP side.
-            let _ = timeout(patience, &mut parts.worker).await;
+            shutdown.handover.cancel();
+            // The sessions are handed over first; the error that matters is the one of the HTTP side.
+            let _ = timeout(LAST_ANSWERS, &mut parts.worker).await;
             return Err(http_ended(ended));
         }
     }
-    tracing::info!("stopping: no more sessions are taken; those that run may end by themselves");
     closing.cancel();
     shutdown.drain.cancel();
-    tokio::select! {
-        ended = &mut parts.worker => return parts.finish(ended).await,
-        Some(()) = stop.next() => tracing::warn!("asked again: running sessions go back to the queue"),
-        () = tokio::time::sleep(drain_timeout) => tracing::warn!("running sessions go back to the queue"),
+    if drain == Drain::Finish {
+        tracing::info!("stopping: no more sessions are taken; those that run are waited for");
+        tokio::select! {
+            ended = &mut parts.worker => return parts.finish(ended, Instant::now() + LAST_ANSWERS).await,
+            Some(()) = stop.next() => tracing::warn!("asked again"),
+        }
     }
-    shutdown.abort.cancel();
-    if let Ok(ended) = timeout(patience, &mut parts.worker).await {
-        return parts.finish(ended).await;
+    tracing::info!("stopping: sessions that run are handed over");
+    let deadline = Instant::now() + LAST_ANSWERS;
+    shutdown.handover.cancel();
+    if let Ok(ended) = timeout_at(deadline, &mut parts.worker).await {
+        return parts.finish(ended, deadline).await;
     }
     parts.worker.abort();
-    let reason = "it did not end in time; its sessions are taken up when their leases run out";
+    let reason = "it did not end in time; its sessions are taken over when their leases run out";
     Err(ServerError::Worker(reason.into()))
 }
 
@@ -102,8 +113,12 @@ struct Parts {
 
 impl Parts {
     /// Lets the last answers out after the worker ended.
-    async fn finish(mut self, worker: Result<Result<(), StoreError>, JoinError>) -> Result<(), ServerError> {
-        let http = timeout(LAST_ANSWERS, &mut self.http).await;
+    async fn finish(
+        mut self,
+        worker: Result<Result<(), StoreError>, JoinError>,
+        deadline: Instant,
+    ) -> Result<(), ServerError> {
+        let http = timeout_at(deadline, &mut self.http).await;
         if http.is_err() {
             tracing::warn!("connections are still open; they are cut");
             self.http.abort();

@@ -131,7 +131,7 @@ async fn start(
         Service {
             listener,
             state,
-            drain_timeout: arguments.drain_timeout,
+            drain: arguments.drain.into(),
         },
         stop,
     )

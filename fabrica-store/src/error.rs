@@ -32,14 +32,22 @@ pub(crate) fn is_transient(error: &sqlx::Error) -> bool {
     }
 }
 
+/// Whether PostgreSQL took a transaction back for the sake of another one. The connection is as good as before.
+pub(crate) fn is_yielding(error: &sqlx::Error) -> bool {
+    let sqlx::Error::Database(database) = error else {
+        return false;
+    };
+    matches!(database.code().as_deref(), Some("40001" | "40P01" | "55P03"))
+}
+
 fn is_transient_code(code: &str) -> bool {
     // PostgreSQL's are five characters: lost connections, rolled back for another's sake, out of resources, shutting
-    // down. SQLite's are numbers, the primary code in the lowest byte: busy, locked, I/O error, disk full.
+    // down, idle for too long in a transaction. SQLite's are numbers, the primary code in the lowest byte: busy, locked, I/O error, disk full.
     if code.len() == 5 {
         return code.starts_with("08")
             || code.starts_with("53")
             || code.starts_with("57P")
-            || matches!(code, "40001" | "40P01" | "55P03");
+            || matches!(code, "25P03" | "40001" | "40P01" | "55P03");
     }
     code.parse::<u32>()
         .is_ok_and(|code| matches!(code & 0xff, 5 | 6 | 10 | 13))
@@ -52,7 +60,7 @@ mod tests {
     #[test]
     fn what_passes_may_be_repeated() {
         for code in [
-            "08006", "40001", "40P01", "53300", "57P01", "5", "517", "261", "6", "13",
+            "08006", "25P03", "40001", "40P01", "53300", "57P01", "5", "517", "261", "6", "13",
         ] {
             assert!(is_transient_code(code), "{code}");
         }

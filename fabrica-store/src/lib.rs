@@ -16,11 +16,15 @@
 mod address;
 mod connect;
 mod error;
+mod events;
+mod group;
 mod notices;
 mod postgres;
 mod rows;
+mod settle;
 mod shared;
 mod sqlite;
+mod turns;
 mod values;
 
 use std::sync::Arc;

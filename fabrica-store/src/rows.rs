@@ -2,17 +2,17 @@
 
 use std::fmt::Display;
 
-use fabrica_core::ids::{AttemptNumber, MessageId, SessionId, SpecId, WorkerId};
+use fabrica_core::ids::{AttemptNumber, LeaseNumber, MessageId, SessionId, SpecId, WorkerId};
 use fabrica_core::message::{Message, MessageContent, MessageKind};
 use fabrica_core::ports::StoreError;
-use fabrica_core::ports::store::{Claimed, StoredTranscript};
+use fabrica_core::ports::store::{AttemptStart, Claimed, Resumed, SessionState, StoredTranscript};
 use fabrica_core::protocol::{TranscriptEntry, Usage};
 use fabrica_core::secrets::TokenHash;
 use fabrica_core::session::{Session, SessionStatus, Spec};
 use serde_json::{Map, Value};
 use sqlx::types::{Json, Uuid};
 
-use crate::values::Moment;
+use crate::values::{Moment, duration};
 
 /// The columns of [`SessionRow`], in both dialects.
 macro_rules! session_columns {
@@ -68,7 +68,31 @@ pub(crate) struct ClaimedRow {
     session: SessionRow,
     #[sqlx(flatten)]
     spec: SpecRow,
-    unpublished: Option<Json<Value>>,
+    #[sqlx(flatten)]
+    attempt: AttemptRow,
+    lease: i64,
+    reported: Option<Json<Value>>,
+}
+
+/// The attempt that is taken over. A new one has none of this.
+#[derive(sqlx::FromRow)]
+struct AttemptRow {
+    container: Option<String>,
+    branch: Option<String>,
+    runner_token_hash: Option<Vec<u8>>,
+    agent_token_hash: Option<Vec<u8>>,
+    last_event: Option<i64>,
+    /// In microseconds.
+    age: Option<i64>,
+}
+
+#[derive(sqlx::FromRow)]
+pub(crate) struct StateRow {
+    id: Uuid,
+    status: String,
+    attempt: i32,
+    /// Microseconds since it became terminal.
+    ended: Option<i64>,
 }
 
 #[derive(sqlx::FromRow)]
@@ -174,9 +198,55 @@ impl TryFrom<ClaimedRow> for Claimed {
                 "max_attempts",
                 row.session.max_attempts,
             )?,
+            lease: LeaseNumber::new(number("sessions", row.session.id, "lease", row.lease)?),
+            resumed: row.attempt.resumed(&row.session)?,
             session: row.session.try_into()?,
             spec: row.spec.try_into()?,
-            unpublished: row.unpublished.map(|json| json.0),
+            reported: row.reported.map(|json| json.0),
+        })
+    }
+}
+
+impl AttemptRow {
+    fn resumed(self, session: &SessionRow) -> Result<Option<Resumed>, StoreError> {
+        let id = format!("{}/{}", session.id, session.attempt);
+        let (Some(last_event), Some(age)) = (self.last_event, self.age) else {
+            return Ok(None);
+        };
+        let start = match (
+            self.container,
+            self.branch,
+            self.runner_token_hash,
+            self.agent_token_hash,
+        ) {
+            (Some(container), Some(branch), Some(runner), Some(agent)) => Some(AttemptStart {
+                container,
+                branch,
+                title: session.title.clone().unwrap_or_default(),
+                runner_token: token_hash("attempts", &id, "runner_token_hash", &runner)?,
+                agent_token: token_hash("attempts", &id, "agent_token_hash", &agent)?,
+            }),
+            _ => None,
+        };
+        Ok(Some(Resumed {
+            start,
+            last_event: number("attempts", &id, "last_event", last_event)?,
+            age: duration(age),
+        }))
+    }
+}
+
+impl TryFrom<StateRow> for SessionState {
+    type Error = StoreError;
+
+    fn try_from(row: StateRow) -> Result<Self, StoreError> {
+        let id = SessionId::from_uuid(row.id);
+        let status = status(id, &row.status)?;
+        Ok(Self {
+            id,
+            status,
+            attempt: AttemptNumber::new(number("sessions", id, "attempt", row.attempt)?),
+            ended: row.ended.filter(|_| status.is_terminal()).map(duration),
         })
     }
 }
@@ -256,16 +326,32 @@ pub(crate) fn status(session: SessionId, name: &str) -> Result<SessionStatus, St
 }
 
 /// A token's hash, from its bytes.
-pub(crate) fn token_hash(name: &str, bytes: &[u8]) -> Result<TokenHash, StoreError> {
+pub(crate) fn token_hash(
+    table: &'static str,
+    id: &str,
+    column: &str,
+    bytes: &[u8],
+) -> Result<TokenHash, StoreError> {
     bytes
         .try_into()
         .map(TokenHash::from_bytes)
-        .map_err(|_| broken("tokens", name, "hash", "it has not 32 bytes"))
+        .map_err(|_| broken(table, id, column, "it has not 32 bytes"))
 }
 
 /// All rows, or the first broken one.
 pub(crate) fn all<T, Row: TryInto<T, Error = StoreError>>(rows: Vec<Row>) -> Result<Vec<T>, StoreError> {
     rows.into_iter().map(TryInto::try_into).collect()
+}
+
+/// The rows that can be read. A broken one is left to people: it must not keep all others from being claimed.
+pub(crate) fn readable(rows: Vec<ClaimedRow>) -> Vec<Claimed> {
+    rows.into_iter()
+        .filter_map(|row| {
+            row.try_into()
+                .inspect_err(|error| tracing::error!(%error, "a claimed session cannot be read"))
+                .ok()
+        })
+        .collect()
 }
 
 #[cfg(test)]

@@ -1,15 +1,14 @@
 //! What both adapters decide alike.
 
+use std::time::Duration;
+
 use fabrica_core::clock::{IdSource, SystemClock, SystemEntropy};
 use fabrica_core::failure::Failure;
-use fabrica_core::ids::{Fence, MessageId, SessionId};
+use fabrica_core::ids::{MessageId, SessionId};
 use fabrica_core::message::{MessageContent, MessageKind, NewMessage};
 use fabrica_core::ports::StoreError;
-use fabrica_core::ports::store::{AttemptEnd, EventRecord, Retired};
-use fabrica_core::protocol::{TranscriptEntry, Usage};
+use fabrica_core::ports::store::{AttemptEnd, MAX_UNCOUNTED_ATTEMPTS, Retired};
 use fabrica_core::session::SessionStatus;
-
-use crate::values::plus;
 
 /// An id for a message that the store itself writes.
 fn message_id() -> MessageId {
@@ -17,8 +16,8 @@ fn message_id() -> MessageId {
 }
 
 /// The message that tells why a claim ended the session.
-pub(crate) fn retirement(retired: Retired, attempts: u32) -> NewMessage {
-    let content = MessageContent::failure(&retired.failure(attempts));
+pub(crate) fn retirement() -> NewMessage {
+    let content = MessageContent::failure(&Retired::failure());
     NewMessage {
         id: message_id(),
         kind: MessageKind::Error,
@@ -26,50 +25,13 @@ pub(crate) fn retirement(retired: Retired, attempts: u32) -> NewMessage {
     }
 }
 
-/// The events after those that are stored; none of them may be missing.
-pub(crate) fn unstored(
-    fence: Fence,
-    stored: u64,
-    events: Vec<EventRecord>,
-) -> Result<Vec<EventRecord>, StoreError> {
-    let new: Vec<_> = events.into_iter().filter(|event| event.event > stored).collect();
-    match (stored + 1..)
-        .zip(&new)
-        .find(|(expected, event)| *expected != event.event)
-    {
-        Some((expected, _)) => Err(StoreError::EventGap { fence, expected }),
-        None => Ok(new),
-    }
-}
-
-/// New events, taken apart by the table that they go to.
-pub(crate) struct Batch {
-    pub(crate) last_event: u64,
-    pub(crate) messages: Vec<NewMessage>,
-    pub(crate) transcript: Vec<(chrono::DateTime<chrono::Utc>, TranscriptEntry)>,
-    pub(crate) usage: Usage,
-    pub(crate) result: Option<serde_json::Value>,
-}
-
-impl Batch {
-    /// Of at least one event.
-    pub(crate) fn of(events: Vec<EventRecord>, stored: u64, usage: Usage) -> Self {
-        let mut batch = Self {
-            last_event: stored,
-            messages: vec![],
-            transcript: vec![],
-            usage,
-            result: None,
-        };
-        for event in events {
-            batch.last_event = event.event;
-            batch.messages.extend(event.messages);
-            batch.transcript.extend(event.transcript);
-            batch.usage = event.usage.map_or(batch.usage, |more| plus(batch.usage, more));
-            batch.result = event.result.or(batch.result);
-        }
-        batch
-    }
+/// What decides how an attempt may end.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Standing {
+    pub(crate) attempts_left: bool,
+    /// How many attempts were lost without counting.
+    pub(crate) uncounted: i32,
+    pub(crate) cancel_requested: bool,
 }
 
 /// What an end of an attempt writes.
@@ -77,35 +39,44 @@ pub(crate) struct Ending {
     pub(crate) status: SessionStatus,
     pub(crate) outcome: &'static str,
     pub(crate) failure: Option<Failure>,
-    pub(crate) delay: std::time::Duration,
+    pub(crate) delay: Duration,
+    /// How many attempts the session gets in place of this one: 0 or 1.
+    pub(crate) replaced: i32,
 }
 
 impl Ending {
-    pub(crate) fn of(
-        session: SessionId,
-        end: AttemptEnd,
-        attempts_left: bool,
-        cancel_requested: bool,
-    ) -> Result<Self, StoreError> {
-        let now = std::time::Duration::ZERO;
-        let (status, outcome, failure, delay) = match end {
-            AttemptEnd::Completed => (SessionStatus::Completed, "completed", None, now),
-            AttemptEnd::Failed(failure) => (SessionStatus::Failed, "failed", Some(failure), now),
-            AttemptEnd::Cancelled => (SessionStatus::Cancelled, "cancelled", None, now),
-            AttemptEnd::Escalated => (SessionStatus::Escalated, "escalated", None, now),
-            AttemptEnd::Lost { .. } if !attempts_left => return Err(StoreError::NoAttemptsLeft(session)),
-            AttemptEnd::Lost { failure, delay } => (
-                SessionStatus::Pending,
-                "lost",
-                Some(failure),
-                if cancel_requested { now } else { delay },
-            ),
-        };
-        Ok(Self {
+    pub(crate) fn of(session: SessionId, end: AttemptEnd, standing: Standing) -> Result<Self, StoreError> {
+        let ending = |status, outcome, failure| Self {
             status,
             outcome,
             failure,
-            delay,
+            delay: Duration::ZERO,
+            replaced: 0,
+        };
+        Ok(match end {
+            AttemptEnd::Completed => ending(SessionStatus::Completed, "completed", None),
+            AttemptEnd::Failed(failure) => ending(SessionStatus::Failed, "failed", Some(failure)),
+            AttemptEnd::Cancelled => ending(SessionStatus::Cancelled, "cancelled", None),
+            AttemptEnd::Escalated => ending(SessionStatus::Escalated, "escalated", None),
+            AttemptEnd::Lost {
+                failure,
+                delay,
+                counts,
+            } => {
+                let replaced = !counts && standing.uncounted.unsigned_abs() < MAX_UNCOUNTED_ATTEMPTS;
+                if !replaced && !standing.attempts_left {
+                    return Err(StoreError::NoAttemptsLeft(session));
+                }
+                Self {
+                    delay: if standing.cancel_requested {
+                        Duration::ZERO
+                    } else {
+                        delay
+                    },
+                    replaced: i32::from(replaced),
+                    ..ending(SessionStatus::Pending, "lost", Some(failure))
+                }
+            }
         })
     }
 }

@@ -60,9 +60,19 @@ pub(crate) fn microseconds(duration: Duration) -> i64 {
     i64::try_from(duration.min(FOREVER).as_micros()).unwrap_or(i64::MAX)
 }
 
+/// The duration of that many microseconds; a clock that was set back makes none.
+pub(crate) fn duration(microseconds: i64) -> Duration {
+    Duration::from_micros(u64::try_from(microseconds).unwrap_or(0))
+}
+
 /// A number for a `bigint` column; what does not fit becomes the largest.
 pub(crate) fn bigint(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// How many there are.
+pub(crate) fn count(length: usize) -> u32 {
+    u32::try_from(length).unwrap_or(u32::MAX)
 }
 
 /// A number for an `integer` column.
@@ -92,6 +102,10 @@ mod tests {
         assert_eq!(bigint(u64::MAX), i64::MAX);
         assert_eq!(microseconds(Duration::from_micros(7)), 7);
         assert!(microseconds(Duration::MAX) < i64::MAX / 2);
+        assert_eq!(
+            (duration(7), duration(-7)),
+            (Duration::from_micros(7), Duration::ZERO)
+        );
         let cost = |cost_usd| Usage {
             cost_usd,
             ..Usage::default()

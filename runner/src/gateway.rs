@@ -1,6 +1,5 @@
 //! The runner's own requests to the gateway, straight through its socket.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,14 +10,18 @@ use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderMap};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use thiserror::Error;
-use tokio::net::UnixStream;
 
 use crate::environment::{Environment, Token};
+use crate::socket::{Connection, Replaced, Socket};
 
 /// Any name will do: the socket leads to one gateway only.
 const NAME: &str = "fabrica";
-/// How long an answer may take.
-const TIMEOUT: Duration = Duration::from_mins(1);
+/// How long an answer may take: then the request is given up and comes again, which does no harm.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+/// How much longer it may take for each MiB that is sent.
+const PATIENCE_FOR_MIB: Duration = Duration::from_secs(1);
+/// How long an answer may take for which the git host is asked.
+const PATIENCE_WITH_HOST: Duration = Duration::from_mins(1);
 /// How much of a refusal's text is read.
 const MAX_REFUSAL: usize = 16 * 1024;
 /// The largest answer: a job with its plan is far smaller.
@@ -33,6 +36,9 @@ pub(crate) enum GatewayError {
     /// No answer came.
     #[error("the gateway does not answer: {0}")]
     Away(#[source] Cause),
+    /// No answer came in time.
+    #[error("the gateway has not answered for {} s", .0.as_secs())]
+    Late(Duration),
     /// The gateway said no.
     #[error("the gateway refused with {status}: {text}")]
     Refused {
@@ -59,7 +65,17 @@ impl GatewayError {
                 ) || (*status == StatusCode::CONFLICT
                     && !code.as_deref().is_some_and(|code| code.ends_with("gap")))
             }
-            Self::Away(_) | Self::Unreadable(_) => false,
+            Self::Away(_) | Self::Late(_) | Self::Unreadable(_) => false,
+        }
+    }
+
+    /// Whether the gateway is away, or cannot say anything at the moment: the request may come again until it can,
+    /// however long that takes. What the gateway has to say about others, such as a git host, never has this status.
+    pub(crate) fn away(&self) -> bool {
+        match self {
+            Self::Away(_) | Self::Late(_) => true,
+            Self::Refused { status, .. } => *status == StatusCode::SERVICE_UNAVAILABLE,
+            Self::Unreadable(_) => false,
         }
     }
 
@@ -84,18 +100,28 @@ pub(crate) enum Service {
 /// The gateway of this session.
 #[derive(Debug, Clone)]
 pub(crate) struct Gateway {
-    socket: PathBuf,
+    socket: Socket,
     runner: Token,
     agent: Token,
 }
 
 impl Gateway {
-    pub(crate) fn new(environment: &Environment) -> Self {
+    pub(crate) fn new(environment: &Environment, socket: Socket) -> Self {
         Self {
-            socket: environment.socket.clone(),
+            socket,
             runner: environment.runner_token.clone(),
             agent: environment.agent_token.clone(),
         }
+    }
+
+    /// How often the gateway was away so far.
+    pub(crate) fn disturbances(&self) -> u64 {
+        self.socket.disturbances()
+    }
+
+    /// Tells when another process has taken over.
+    pub(crate) fn changes(&self) -> Replaced {
+        self.socket.changes()
     }
 
     /// What this attempt has to do.
@@ -133,12 +159,12 @@ impl Gateway {
             Service::ReceivePack => ("git-receive-pack", &self.runner),
         };
         let path = format!("/git/repository.git/info/refs?service={name}");
-        let exchange = async {
-            let answer = self.send(Method::GET, &path, token, None).await?;
+        let request = request(Method::GET, &path, token, None)?;
+        self.exchange(PATIENCE_WITH_HOST, request, async |answer| {
             // The list of references may be long, and git reads it again by itself.
             accepted(answer).await.map(drop)
-        };
-        in_time(exchange).await
+        })
+        .await
     }
 
     /// One request and its whole answer.
@@ -149,52 +175,73 @@ impl Gateway {
         token: &Token,
         content: Option<(&'static str, Bytes)>,
     ) -> Result<Bytes, GatewayError> {
-        let exchange = async {
-            let answer = accepted(self.send(method, path, token, content).await?).await?;
+        let length = content.as_ref().map_or(0, |(_, body)| body.len());
+        let mib = u32::try_from(length.div_ceil(1024 * 1024)).unwrap_or(u32::MAX);
+        let request = request(method, path, token, content)?;
+        self.exchange(PATIENCE + PATIENCE_FOR_MIB * mib, request, async |answer| {
+            let answer = accepted(answer).await?;
             let body = Limited::new(answer.into_body(), MAX_ANSWER).collect().await;
             Ok(body.map_err(GatewayError::Away)?.to_bytes())
-        };
-        in_time(exchange).await
+        })
+        .await
     }
 
     /// Sends a request over a connection of its own: connecting to a socket costs next to nothing, and a gateway that
-    /// was restarted meanwhile is a new socket.
-    async fn send(
+    /// was restarted meanwhile is a new socket. It is given up when the answer takes too long, or when another process
+    /// has put its socket in place.
+    async fn exchange<T>(
         &self,
-        method: Method,
-        path: &str,
-        token: &Token,
-        content: Option<(&'static str, Bytes)>,
-    ) -> Result<Response<Incoming>, GatewayError> {
+        patience: Duration,
+        request: Request<Full<Bytes>>,
+        read: impl AsyncFnOnce(Response<Incoming>) -> Result<T, GatewayError>,
+    ) -> Result<T, GatewayError> {
         let away = |error: hyper::Error| GatewayError::Away(error.into());
-        let stream = UnixStream::connect(&self.socket)
+        let exchange = async {
+            let connected = self.socket.connect().await;
+            let Connection { stream, mut replaced } =
+                connected.map_err(|error| GatewayError::Away(error.into()))?;
+            let answered = async {
+                let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+                    .await
+                    .map_err(away)?;
+                // It ends with the exchange; whatever goes wrong with it is the exchange's error too.
+                tokio::spawn(connection);
+                read(sender.send_request(request).await.map_err(away)?).await
+            };
+            tokio::select! {
+                biased;
+                answered = answered => answered,
+                () = replaced.wait() => Err(GatewayError::Away("another process has taken over".into())),
+            }
+        };
+        let answered = tokio::time::timeout(patience, exchange)
             .await
-            .map_err(|error| GatewayError::Away(error.into()))?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(away)?;
-        // It ends with the exchange; whatever goes wrong with it is the exchange's error too.
-        tokio::spawn(connection);
-        let (kind, body) = content.unwrap_or_default();
-        let mut request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header(HOST, NAME)
-            .header(AUTHORIZATION, token.bearer());
-        if !kind.is_empty() {
-            request = request.header(CONTENT_TYPE, kind);
+            .unwrap_or(Err(GatewayError::Late(patience)));
+        if answered.as_ref().is_err_and(GatewayError::away) {
+            self.socket.disturbed();
         }
-        let request = request
-            .body(Full::new(body))
-            .map_err(|error| GatewayError::Away(error.into()))?;
-        sender.send_request(request).await.map_err(away)
+        answered
     }
 }
 
-async fn in_time<T>(exchange: impl Future<Output = Result<T, GatewayError>>) -> Result<T, GatewayError> {
-    tokio::time::timeout(TIMEOUT, exchange)
-        .await
-        .unwrap_or_else(|elapsed| Err(GatewayError::Away(elapsed.into())))
+fn request(
+    method: Method,
+    path: &str,
+    token: &Token,
+    content: Option<(&'static str, Bytes)>,
+) -> Result<Request<Full<Bytes>>, GatewayError> {
+    let (kind, body) = content.unwrap_or_default();
+    let mut request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header(HOST, NAME)
+        .header(AUTHORIZATION, token.bearer());
+    if !kind.is_empty() {
+        request = request.header(CONTENT_TYPE, kind);
+    }
+    request
+        .body(Full::new(body))
+        .map_err(|error| GatewayError::Away(error.into()))
 }
 
 async fn accepted(answer: Response<Incoming>) -> Result<Response<Incoming>, GatewayError> {

@@ -23,6 +23,7 @@ mod report;
 mod repository;
 mod run;
 mod session;
+mod socket;
 mod stop;
 mod text;
 mod transcript;

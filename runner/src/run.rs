@@ -14,10 +14,11 @@ use crate::gateway::{Gateway, GatewayError};
 use crate::process::Processes;
 use crate::report::Reporter;
 use crate::session::Session;
+use crate::socket::Socket;
 use crate::stop::{Reason, Stop};
 
 /// The longest pause between two requests for the job.
-const LONGEST_PAUSE: Duration = Duration::from_secs(3);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// How long the last events are offered after a stop was requested.
 const LAST_WORDS: Duration = Duration::from_secs(15);
 
@@ -63,7 +64,9 @@ struct Parts {
 impl Parts {
     async fn start(environment: &Environment, stop: &Stop) -> Result<Self, String> {
         let describe = |what: &str, error: &dyn std::fmt::Display| format!("{what}: {error}");
-        let forwarder = Forwarder::bind(&environment.forwarder, &environment.socket)
+        let socket = Socket::new(environment.socket.clone());
+        tokio::spawn(socket.clone().watch());
+        let forwarder = Forwarder::bind(&environment.forwarder, socket.clone())
             .await
             .map_err(|error| {
                 describe(
@@ -75,7 +78,7 @@ impl Parts {
             .address()
             .map_err(|error| describe("the port is unknown", &error))?;
         tokio::spawn(forwarder.run());
-        let gateway = Gateway::new(environment);
+        let gateway = Gateway::new(environment, socket);
         let secrets = vec![environment.runner_token.clone(), environment.agent_token.clone()];
         let (reporter, _) = Reporter::start(&environment.workspace, gateway.clone(), secrets, stop.clone())
             .map_err(|error| {

@@ -13,7 +13,7 @@ use crate::environment::Environment;
 use crate::gateway::{Gateway, Service};
 use crate::process::Processes;
 use crate::report::Reporter;
-use crate::repository::{Checkout, Git, Pusher, Work, clone, commit_leftovers, inspect, preflight};
+use crate::repository::{Checkout, Git, Pusher, Remotely, Work, clone, commit_leftovers, inspect, preflight};
 use crate::stop::{Reason, Stop};
 use crate::transcript;
 
@@ -90,8 +90,14 @@ impl Session {
         )?;
         preflight(&self.gateway, Service::UploadPack).await?;
         let directory = self.environment.repository();
-        let token = &self.environment.agent_token;
-        let checkout = clone(&git, token, &self.job, &directory, &self.reporter).await?;
+        let remotely = Remotely {
+            git: &git,
+            gateway: &self.gateway,
+            token: &self.environment.agent_token,
+            job: &self.job,
+            reporter: &self.reporter,
+        };
+        let checkout = clone(remotely, &directory).await?;
         Ok((git, checkout))
     }
 

@@ -8,17 +8,21 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use rustix::fs::OFlags;
-use tokio::time::sleep;
-use tracing::warn;
+use tokio::time::{Instant, sleep};
+use tracing::{debug, warn};
 
-use crate::gateway::{Gateway, GatewayError};
+use crate::gateway::Gateway;
 
 /// The artifact's name.
 const NAME: &str = "claude-transcript.jsonl";
 /// How long it may be; of a longer one the end is kept.
 const MAX_BYTES: u64 = 16 * 1024 * 1024;
-/// How often it is offered to a gateway that is away.
+/// How often it is offered to a gateway that does not take it.
 const TRIES: u32 = 5;
+/// How long a gateway that is away is waited for.
+const PATIENCE: Duration = Duration::from_mins(10);
+/// The pause meanwhile.
+const AWAY_PAUSE: Duration = Duration::from_millis(500);
 
 /// Uploads the transcript. Without it nothing fails.
 pub(crate) async fn upload(gateway: &Gateway, path: &Path) {
@@ -26,15 +30,24 @@ pub(crate) async fn upload(gateway: &Gateway, path: &Path) {
         Ok(content) => Bytes::from(content),
         Err(error) => return warn!(%error, "the agent's transcript cannot be read"),
     };
-    for attempt in 0..TRIES {
+    let started = Instant::now();
+    let mut tries = 0;
+    while tries < TRIES && started.elapsed() < PATIENCE {
         match gateway.artifact(NAME, content.clone()).await {
             Ok(()) => return,
-            Err(error @ GatewayError::Refused { status, .. }) if status.is_client_error() => {
+            Err(error) if error.away() => {
+                debug!(%error, "the agent's transcript waits for the gateway");
+                sleep(AWAY_PAUSE).await;
+            }
+            Err(error) if error.fenced() || error.malformed() => {
                 return warn!(%error, "the agent's transcript was refused");
             }
-            Err(error) => warn!(%error, "the agent's transcript is not stored yet"),
+            Err(error) => {
+                warn!(%error, "the agent's transcript is not stored yet");
+                sleep(Duration::from_millis(500) * 2_u32.pow(tries)).await;
+                tries += 1;
+            }
         }
-        sleep(Duration::from_millis(500) * 2_u32.pow(attempt)).await;
     }
 }
 

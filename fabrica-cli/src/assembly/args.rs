@@ -39,6 +39,9 @@ pub struct AssemblyArgs {
     /// What sandboxes are like.
     #[command(flatten)]
     pub sandbox: SandboxArgs,
+    /// How the worker works.
+    #[command(flatten)]
+    pub worker: WorkerArgs,
 }
 
 /// Where sessions are kept.
@@ -162,15 +165,57 @@ pub struct SandboxArgs {
     /// Accept an engine that does not enforce the limits
     #[arg(long, env = "FABRICA_ALLOW_UNENFORCED_LIMITS", value_parser = clap::builder::FalseyValueParser::new())]
     pub allow_unenforced_limits: bool,
-    /// How many sessions run at once
-    #[arg(long, value_name = "NUMBER", env = "FABRICA_CONCURRENCY", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=1_000))]
-    pub concurrency: u16,
     /// The runner's static binary [default: fabrica-runner beside this program, or from a checkout's target directory]
     #[arg(long, value_name = "PATH", env = "FABRICA_RUNNER")]
     pub runner: Option<PathBuf>,
     /// A Claude Code binary to mount into sandboxes, for images that have none
     #[arg(long, value_name = "PATH", env = "FABRICA_CLAUDE")]
     pub claude: Option<PathBuf>,
+}
+
+/// How the worker works.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Queue")]
+pub struct WorkerArgs {
+    /// How many sessions this process starts to run at once
+    #[arg(long, value_name = "NUMBER", env = "FABRICA_CONCURRENCY", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=1_000))]
+    pub concurrency: u16,
+    /// How many sessions may run at once over all processes on the database [default: no limit]
+    #[arg(long, value_name = "NUMBER", env = "FABRICA_MAX_RUNNING", hide_short_help = true, value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_running: Option<u32>,
+    /// How many of them with the same repository [default: no limit]
+    #[arg(long, value_name = "NUMBER", env = "FABRICA_MAX_RUNNING_PER_REPOSITORY", hide_short_help = true, value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_running_per_repository: Option<u32>,
+    /// How many of them of the same submitter [default: no limit]
+    #[arg(long, value_name = "NUMBER", env = "FABRICA_MAX_RUNNING_PER_SUBMITTER", hide_short_help = true, value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_running_per_submitter: Option<u32>,
+    /// The least time between the starts of two sandboxes
+    #[arg(long, value_name = "DURATION", env = "FABRICA_START_INTERVAL", default_value = "100ms", hide_short_help = true, value_parser = humantime::parse_duration)]
+    pub start_interval: Duration,
+    /// How long a process that does not answer keeps its sessions before another one takes over
+    #[arg(long, value_name = "DURATION", env = "FABRICA_LEASE", default_value = "15s", hide_short_help = true, value_parser = a_second)]
+    pub lease: Duration,
+    /// How often the queue is looked at although nothing was heard of it
+    #[arg(long, value_name = "DURATION", env = "FABRICA_POLL", default_value = "5s", hide_short_help = true, value_parser = not_zero)]
+    pub poll: Duration,
+    /// How often the engine's containers are compared with the database
+    #[arg(long, value_name = "DURATION", env = "FABRICA_RECONCILE", default_value = "5s", hide_short_help = true, value_parser = not_zero)]
+    pub reconcile: Duration,
+    /// How long an agent may say nothing before a message tells of it
+    #[arg(long, value_name = "DURATION", env = "FABRICA_STALL_AFTER", default_value = "5m", hide_short_help = true, value_parser = not_zero)]
+    pub stall_after: Duration,
+    /// How long containers of failed sessions are kept, stopped, for inspection
+    #[arg(long, value_name = "DURATION", env = "FABRICA_KEEP_FAILED", default_value = "0s", hide_short_help = true, value_parser = humantime::parse_duration)]
+    pub keep_failed: Duration,
+    /// How long sessions are kept after their end [default: for ever]
+    #[arg(long, value_name = "DURATION", env = "FABRICA_KEEP_SESSIONS", hide_short_help = true, value_parser = humantime::parse_duration)]
+    pub keep_sessions: Option<Duration>,
+    /// How long transcripts are kept after their session's end [default: as long as the session]
+    #[arg(long, value_name = "DURATION", env = "FABRICA_KEEP_TRANSCRIPTS", hide_short_help = true, value_parser = humantime::parse_duration)]
+    pub keep_transcripts: Option<Duration>,
+    /// How long artifacts are kept after their session's end [default: as long as the session]
+    #[arg(long, value_name = "DURATION", env = "FABRICA_KEEP_ARTIFACTS", hide_short_help = true, value_parser = humantime::parse_duration)]
+    pub keep_artifacts: Option<Duration>,
 }
 
 /// Takes a text as a secret, so that it never shows in debug output.
@@ -189,11 +234,31 @@ fn cpus(text: &str) -> Result<f64, String> {
     }
 }
 
-fn wall(text: &str) -> Result<Duration, String> {
+fn a_second(text: &str) -> Result<Duration, String> {
+    at_least(
+        text,
+        Duration::from_secs(1),
+        "of at least a second, such as `15s`",
+    )
+}
+
+fn not_zero(text: &str) -> Result<Duration, String> {
+    at_least(text, Duration::from_millis(10), "of at least 10 ms, such as `5s`")
+}
+
+fn at_least(text: &str, least: Duration, expected: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
-        Ok(wall) if wall >= Duration::from_secs(1) => Ok(wall),
-        _ => Err("expected a duration of at least a second, such as `90m` or `1h 30m`".into()),
+        Ok(duration) if duration >= least => Ok(duration),
+        _ => Err(format!("expected a duration {expected}")),
     }
+}
+
+fn wall(text: &str) -> Result<Duration, String> {
+    at_least(
+        text,
+        Duration::from_secs(1),
+        "of at least a second, such as `90m` or `1h 30m`",
+    )
 }
 
 fn host_and_path(text: &str) -> Result<(String, PathBuf), String> {

@@ -25,6 +25,7 @@ mod engine;
 mod error;
 mod forge_option;
 mod parts;
+mod presence;
 mod runner;
 mod secrets;
 mod settings;
@@ -32,7 +33,7 @@ mod store;
 
 pub use args::{
     AssemblyArgs, DEFAULT_IMAGE, DEFAULT_MODEL_URL, DataArgs, DatabaseArgs, ForgeArgs, ModelArgs,
-    RepositoryArgs, RuntimeArgs, RuntimeName, SandboxArgs, secret,
+    RepositoryArgs, RuntimeArgs, RuntimeName, SandboxArgs, WorkerArgs, secret,
 };
 pub use directories::{Directories, current_user};
 pub use engine::{Engine, connect_engine};

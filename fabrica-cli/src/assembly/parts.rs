@@ -13,6 +13,7 @@ use fabrica_gateway::{GatewayLimits, GatewayOptions, GitCredential, GitCredentia
 use super::directories::foreign;
 use super::engine::{Engine, connect_engine};
 use super::error::AssemblyError;
+use super::presence::LockFiles;
 use super::runner::{find_runner, stage_agent, stage_runner};
 use super::settings::{ForgeSettings, Settings};
 use super::store;
@@ -117,8 +118,16 @@ async fn put_together(
     if let Some(claude) = &settings.sandbox.claude {
         options.sandbox.agent = Some(stage_agent(claude, &settings.directories, host_user)?);
     }
+    let sockets = settings.directories.sockets(host_user)?;
+    let presence = LockFiles::announce(&sockets, &options.owner, &options.worker).map_err(|source| {
+        AssemblyError::Directory {
+            action: "write",
+            path: sockets.clone(),
+            source,
+        }
+    })?;
     let gateway: Arc<dyn Gateway> = Arc::new(UnixGateway::new(GatewayOptions {
-        directory: settings.directories.sockets(host_user)?,
+        directory: sockets,
         owner: foreign(host_user),
         model: settings.model.clone(),
         git: git_credentials(settings),
@@ -127,6 +136,7 @@ async fn put_together(
     let forge: Arc<dyn Forge> = Arc::new(Forges::new(settings.forges.iter().map(forge_config))?);
     let orchestrator = Orchestrator::builder(store.clone(), engine.runtime.clone(), gateway.clone(), options)
         .forge(forge.clone())
+        .presence(Arc::new(presence))
         .build();
     Ok(Parts {
         orchestrator,

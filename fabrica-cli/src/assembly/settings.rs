@@ -5,11 +5,12 @@ use std::collections::BTreeSet;
 use fabrica_core::orchestrator::{Options, SandboxOptions};
 use fabrica_core::plan::RepositoryPolicy;
 use fabrica_core::ports::runtime::ResourceLimits;
+use fabrica_core::ports::store::{ClaimLimits, Retention};
 use fabrica_gateway::{ModelCredential, ModelUpstream};
 use secrecy::{ExposeSecret as _, SecretString};
 
 use super::args::{
-    AssemblyArgs, DatabaseArgs, ForgeArgs, ModelArgs, RepositoryArgs, RuntimeName, SandboxArgs,
+    AssemblyArgs, DatabaseArgs, ForgeArgs, ModelArgs, RepositoryArgs, RuntimeName, SandboxArgs, WorkerArgs,
 };
 use super::directories::Directories;
 use super::error::AssemblyError;
@@ -49,8 +50,10 @@ pub struct Settings {
     pub forges: Vec<ForgeSettings>,
     /// Which repositories are accepted.
     pub repositories: RepositoryPolicy,
-    /// Sandboxes, the runner, concurrency.
+    /// Sandboxes, the runner.
     pub sandbox: SandboxArgs,
+    /// The queue, leases, retention.
+    pub worker: WorkerArgs,
 }
 
 impl Settings {
@@ -72,6 +75,7 @@ impl Settings {
             forges: forges(&args.forge, environment)?,
             repositories: repositories(&args.repositories, role),
             sandbox: args.sandbox.clone(),
+            worker: args.worker.clone(),
         })
     }
 
@@ -97,7 +101,24 @@ impl Settings {
         };
         image.clone_from(&self.sandbox.image);
         *allow_unenforced_limits = self.sandbox.allow_unenforced_limits;
-        options.concurrency = usize::from(self.sandbox.concurrency);
+        let worker = &self.worker;
+        options.concurrency = usize::from(worker.concurrency);
+        options.limits = ClaimLimits {
+            global: worker.max_running,
+            per_repository: worker.max_running_per_repository,
+            per_submitter: worker.max_running_per_submitter,
+        };
+        options.start_interval = worker.start_interval;
+        options.lease = worker.lease;
+        options.poll = worker.poll;
+        options.reconcile = worker.reconcile;
+        options.stall_after = worker.stall_after;
+        options.keep_failed = worker.keep_failed;
+        options.retention = Retention {
+            sessions: worker.keep_sessions,
+            transcripts: worker.keep_transcripts,
+            artifacts: worker.keep_artifacts,
+        };
         options.repositories.clone_from(&self.repositories);
     }
 }

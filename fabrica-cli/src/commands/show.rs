@@ -106,7 +106,7 @@ pub(crate) async fn run(args: &ShowArgs, ui: Ui) -> Result<Exit, Problem> {
 }
 
 /// The session with that id, or the only one whose id begins so.
-async fn find(store: &Arc<dyn Store>, id: &str) -> Result<Session, Problem> {
+pub(crate) async fn find(store: &Arc<dyn Store>, id: &str) -> Result<Session, Problem> {
     let unknown = || {
         Problem::new(
             Exit::Usage,

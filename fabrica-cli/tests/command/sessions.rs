@@ -21,6 +21,7 @@ impl Place {
             repo_url: "https://git.example.com/acme/app.git".into(),
             title: title.into(),
             max_attempts: 1,
+            priority: 0,
             submitter: None,
             idempotency_key: None,
             held: std::time::Duration::ZERO,

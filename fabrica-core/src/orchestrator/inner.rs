@@ -1,14 +1,17 @@
 //! What the parts of the orchestration share.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use tokio::sync::broadcast;
 
 use super::options::Options;
+use super::pace::Pace;
 use crate::clock::{Clock, Entropy, IdSource};
 use crate::message::{MessageContent, MessageKind, NewMessage};
 use crate::ports::forge::Forge;
 use crate::ports::gateway::Gateway;
+use crate::ports::presence::Presence;
 use crate::ports::runtime::{ContainerChange, ContainerRuntime};
 use crate::ports::store::Store;
 
@@ -19,11 +22,16 @@ pub(super) struct Inner {
     pub(super) runtime: Arc<dyn ContainerRuntime>,
     pub(super) gateway: Arc<dyn Gateway>,
     pub(super) forge: Arc<dyn Forge>,
+    pub(super) presence: Arc<dyn Presence>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) entropy: Arc<dyn Entropy>,
     pub(super) options: Options,
     /// What the engine reports, for the attempts that run here.
     pub(super) changes: broadcast::Sender<ContainerChange>,
+    /// When the next sandbox may start.
+    pub(super) pace: Pace,
+    /// Whether the engine did not answer when it was asked last: nothing is claimed then.
+    pub(super) engine_away: AtomicBool,
 }
 
 impl Inner {

@@ -7,9 +7,12 @@
 mod attempt;
 mod dispatch;
 mod inner;
+mod lease;
 mod options;
 mod outcome;
+mod pace;
 mod publish;
+mod recovery;
 mod sandbox;
 mod service;
 mod sink;
@@ -17,7 +20,7 @@ mod submit;
 mod watch;
 
 pub use options::{Options, SandboxOptions};
-pub use service::{BranchOnly, Builder, Orchestrator, Shutdown};
+pub use service::{BranchOnly, Builder, Orchestrator, Shutdown, request_cancel};
 pub use submit::{Submission, SubmitError};
 pub use watch::SessionUpdate;
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::ids::WorkerId;
 use crate::plan::RepositoryPolicy;
 use crate::ports::runtime::ResourceLimits;
+use crate::ports::store::{ClaimLimits, Retention};
 use crate::protocol::Identity;
 
 /// What an operator decides about an orchestrator.
@@ -16,12 +17,26 @@ pub struct Options {
     pub worker: WorkerId,
     /// The name of this installation: the value of the label that marks its containers.
     pub owner: String,
-    /// How many sessions run at once here; at least 1.
+    /// How many sessions this worker starts to run at once; at least 1. Those that it takes over from a worker that has
+    /// ended come on top.
     pub concurrency: usize,
-    /// How long a lease lasts without renewal; it is renewed three times in that span. At least one second.
+    /// How many sessions may run at once over all workers.
+    pub limits: ClaimLimits,
+    /// How long a lease lasts without renewal; it is renewed three times in that span. At least one second. After that
+    /// time another worker takes over from one that does not answer.
     pub lease: Duration,
     /// How often a worker looks for sessions although nothing woke it.
     pub poll: Duration,
+    /// How often the engine's containers are compared with the database.
+    pub reconcile: Duration,
+    /// The least time between the starts of two sandboxes.
+    pub start_interval: Duration,
+    /// How long an agent may say nothing before a message tells of it. It goes on all the same, up to its wall time.
+    pub stall_after: Duration,
+    /// How long the containers of failed sessions are kept, stopped, for somebody to look at.
+    pub keep_failed: Duration,
+    /// How long what ended sessions left in the database is kept.
+    pub retention: Retention,
     /// How long a sandbox has between being asked to end and being killed. The runner pushes committed work then.
     pub stop_grace: Duration,
     /// How long an engine may not answer before an attempt counts as lost.
@@ -47,8 +62,14 @@ impl Options {
             worker,
             owner: "fabrica".into(),
             concurrency: 4,
-            lease: Duration::from_mins(1),
+            limits: ClaimLimits::default(),
+            lease: Duration::from_secs(15),
             poll: Duration::from_secs(5),
+            reconcile: Duration::from_secs(5),
+            start_interval: Duration::from_millis(100),
+            stall_after: Duration::from_mins(5),
+            keep_failed: Duration::ZERO,
+            retention: Retention::default(),
             stop_grace: Duration::from_secs(40),
             engine_patience: Duration::from_secs(30),
             attempts: 2,

@@ -9,7 +9,7 @@ use crate::failure::Failure;
 use crate::message::{MessageContent, MessageKind, NewMessage};
 use crate::ports::runtime::Observation;
 use crate::ports::store::{AttemptEnd, Claimed};
-use crate::protocol::{JobResult, Pushed, exit};
+use crate::protocol::{JobResult, Pushed, RunnerEvent, exit};
 
 /// How the sandbox part of an attempt ended.
 #[derive(Debug, Clone, PartialEq)]
@@ -20,15 +20,21 @@ pub(super) enum Outcome {
     Failed {
         failure: Failure,
         pushed: Option<Pushed>,
+        /// Whether it counts as one of the session's attempts.
+        counts: bool,
     },
     /// Somebody cancelled it.
     Cancelled { pushed: Option<Pushed> },
     /// The agent asks a person.
     Escalated,
-    /// A later attempt exists: nothing may be written any more.
+    /// Another owner has taken over: nothing may be written any more.
     Fenced,
-    /// This worker ends; another one takes over.
+    /// This worker ends, and the sandbox with it; another one starts over.
     Released,
+    /// This worker ends before there was a sandbox.
+    NotStarted,
+    /// This worker ends; the sandbox goes on under the next one.
+    HandedOver,
 }
 
 impl Outcome {
@@ -36,8 +42,60 @@ impl Outcome {
         Self::Failed {
             failure,
             pushed: None,
+            counts: true,
         }
     }
+}
+
+/// What the runner's last event means.
+pub(super) fn reported(event: RunnerEvent, cancelled: bool) -> Outcome {
+    match event {
+        RunnerEvent::Completed(result) => Outcome::Completed(result),
+        RunnerEvent::Failed { pushed, .. } if cancelled => Outcome::Cancelled { pushed },
+        RunnerEvent::Failed { failure, pushed } => Outcome::Failed {
+            failure,
+            pushed,
+            counts: true,
+        },
+        _ => Outcome::Escalated,
+    }
+}
+
+/// The end of an attempt that has nothing to publish, with its messages.
+pub(super) fn end(inner: &Inner, claimed: &Claimed, outcome: Outcome) -> (AttemptEnd, Vec<NewMessage>) {
+    match outcome {
+        Outcome::Failed {
+            failure,
+            pushed,
+            counts: true,
+        } => end_failed(inner, claimed, failure, pushed.as_ref()),
+        Outcome::Failed { failure, .. } => repeat(inner, claimed, failure, false),
+        Outcome::Cancelled { pushed } => end_cancelled(inner, pushed.as_ref()),
+        Outcome::Escalated => (AttemptEnd::Escalated, Vec::new()),
+        Outcome::NotStarted => repeat(inner, claimed, stopped(), false),
+        Outcome::Released | Outcome::Completed(_) | Outcome::Fenced | Outcome::HandedOver => {
+            end_failed(inner, claimed, stopped(), None)
+        }
+    }
+}
+
+fn stopped() -> Failure {
+    Failure::new(
+        "worker.stopped",
+        "The Fabrica process that ran the session was stopped",
+        "Start Fabrica again; the session goes on by itself.",
+    )
+    .retryable()
+}
+
+/// The worker's own code broke while it drove the attempt.
+pub(super) fn panicked() -> Failure {
+    Failure::new(
+        "worker.panicked",
+        "Fabrica itself failed while it ran the session",
+        "Report this, with Fabrica's log around this time; then submit the plan again.",
+    )
+    .retryable()
 }
 
 /// What a container's end means when the runner reported none.
@@ -100,27 +158,58 @@ pub(super) fn end_failed(
 ) -> (AttemptEnd, Vec<NewMessage>) {
     let attempt = claimed.session.attempt.get();
     if failure.retryable && attempt < claimed.max_attempts {
-        let delay = retry_delay(inner, attempt);
-        let seconds = delay.as_secs_f64().round();
-        let text = format!(
-            "Attempt {attempt} of {} was lost: {}. Trying again in {seconds} s",
-            claimed.max_attempts, failure.cause
-        );
-        let content = MessageContent::text(text)
-            .with("step", "retry")
-            .with("attempt", attempt)
-            .with("code", failure.code.as_str())
-            .with("diagnosis", failure.diagnosis.clone());
-        let message = inner.message(MessageKind::Progress, content);
-        return (AttemptEnd::Lost { failure, delay }, vec![message]);
+        return repeat(inner, claimed, failure, true);
     }
     let content = with_pushed(MessageContent::failure(&failure), pushed).with("attempt", attempt);
     let message = inner.message(MessageKind::Error, content);
     (AttemptEnd::Failed(failure), vec![message])
 }
 
+/// The session waits for its next attempt. One that did nothing is repeated at once.
+fn repeat(inner: &Inner, claimed: &Claimed, failure: Failure, counts: bool) -> (AttemptEnd, Vec<NewMessage>) {
+    let attempt = claimed.session.attempt.get();
+    let delay = if counts {
+        retry_delay(inner, attempt)
+    } else {
+        Duration::ZERO
+    };
+    let text = if counts {
+        format!(
+            "Attempt {attempt} of {} was lost: {}. Trying again in {} s",
+            claimed.max_attempts,
+            failure.cause,
+            delay.as_secs_f64().round()
+        )
+    } else {
+        format!(
+            "Attempt {attempt} was lost before it had begun, and does not count: {}. Trying again",
+            failure.cause
+        )
+    };
+    let content = MessageContent::text(text)
+        .with("step", "retry")
+        .with("attempt", attempt)
+        .with("counts", counts)
+        .with("code", failure.code.as_str())
+        .with("diagnosis", failure.diagnosis.clone());
+    let message = inner.message(MessageKind::Progress, content);
+    let end = AttemptEnd::Lost {
+        failure,
+        delay,
+        counts,
+    };
+    (end, vec![message])
+}
+
+/// The store would not have another attempt: the session ends with what is known.
+pub(super) fn exhausted(inner: &Inner, claimed: &Claimed, failure: Failure) -> (AttemptEnd, Vec<NewMessage>) {
+    let content = MessageContent::failure(&failure).with("attempt", claimed.session.attempt.get());
+    let message = inner.message(MessageKind::Error, content);
+    (AttemptEnd::Failed(failure), vec![message])
+}
+
 /// The end of a cancelled attempt.
-pub(super) fn end_cancelled(inner: &Inner, pushed: Option<&Pushed>) -> (AttemptEnd, Vec<NewMessage>) {
+fn end_cancelled(inner: &Inner, pushed: Option<&Pushed>) -> (AttemptEnd, Vec<NewMessage>) {
     let content = MessageContent::text("Cancelled").with("code", "session.cancelled");
     let message = inner.message(MessageKind::Progress, with_pushed(content, pushed));
     (AttemptEnd::Cancelled, vec![message])

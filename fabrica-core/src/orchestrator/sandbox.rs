@@ -9,7 +9,8 @@ use super::options::Options;
 use crate::ids::Fence;
 use crate::plan::Plan;
 use crate::ports::runtime::{
-    Bind, ContainerName, ContainerSpec, LABEL_ATTEMPT, LABEL_OWNER, LABEL_SESSION, ResourceLimits, Tmpfs,
+    Bind, ContainerName, ContainerSpec, LABEL_ATTEMPT, LABEL_GATEWAY, LABEL_OWNER, LABEL_SESSION,
+    ResourceLimits, Tmpfs,
 };
 use crate::protocol::{
     AGENT_TOKEN_VARIABLE, GATEWAY_DIRECTORY, Job, RUNNER_PATH, RUNNER_TOKEN_VARIABLE, WORKSPACE,
@@ -97,6 +98,7 @@ pub(super) fn container(
         (LABEL_OWNER.to_owned(), options.owner.clone()),
         (LABEL_SESSION.to_owned(), fence.session.to_string()),
         (LABEL_ATTEMPT.to_owned(), fence.attempt.to_string()),
+        (LABEL_GATEWAY.to_owned(), gateway.display().to_string()),
     ]);
     ContainerSpec {
         name: ContainerName::of(fence),

@@ -1,6 +1,7 @@
 //! The handle and its builder.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
@@ -9,13 +10,15 @@ use tokio_util::sync::CancellationToken;
 
 use super::inner::Inner;
 use super::options::Options;
+use super::pace::Pace;
 use super::submit::{Submission, SubmitError};
 use super::watch::{self, SessionUpdate};
-use crate::clock::{Clock, Entropy, SystemClock, SystemEntropy};
-use crate::ids::SessionId;
-use crate::message::{MessageContent, MessageKind};
+use crate::clock::{Clock, Entropy, IdSource, SystemClock, SystemEntropy};
+use crate::ids::{SessionId, WorkerId};
+use crate::message::{MessageContent, MessageKind, NewMessage};
 use crate::ports::forge::{Forge, ForgeError, Publication, PullRequestRequest};
 use crate::ports::gateway::Gateway;
+use crate::ports::presence::Presence;
 use crate::ports::runtime::ContainerRuntime;
 use crate::ports::store::{CancelOutcome, Created, Store, StoreError};
 use crate::session::SessionStatus;
@@ -57,6 +60,9 @@ pub struct Shutdown {
     pub drain: CancellationToken,
     /// Do not wait: end the sandboxes that run here and give their sessions back to the queue.
     pub abort: CancellationToken,
+    /// Do not wait, and leave the sandboxes running: whoever works on the same store next, another worker on this machine
+    /// or this one after its restart, goes on with them. Takes a few seconds at most.
+    pub handover: CancellationToken,
 }
 
 impl Orchestrator {
@@ -73,10 +79,13 @@ impl Orchestrator {
                 runtime,
                 gateway,
                 forge: Arc::new(BranchOnly),
+                presence: Arc::new(NobodyDies),
                 clock: Arc::new(SystemClock),
                 entropy: Arc::new(SystemEntropy),
                 options,
                 changes: broadcast::channel(256).0,
+                pace: Pace::default(),
+                engine_away: AtomicBool::new(false),
             },
         }
     }
@@ -109,9 +118,7 @@ impl Orchestrator {
     ///
     /// [`StoreError::NoSuchSession`], or the store's failure.
     pub async fn cancel(&self, session: SessionId) -> Result<CancelOutcome, StoreError> {
-        let content = MessageContent::text("Cancelled while it waited").with("code", "session.cancelled");
-        let message = self.inner.message(MessageKind::Progress, content);
-        self.inner.store.request_cancel(session, message).await
+        request_cancel(&*self.inner.store, self.inner.ids(), session).await
     }
 
     /// Works: claims sessions and drives them, until it is asked to end.
@@ -152,11 +159,36 @@ impl Orchestrator {
     }
 }
 
+/// Asks for the end of a session, from a process that has nothing but the store; [`Orchestrator::cancel`] for all others.
+///
+/// # Errors
+///
+/// [`StoreError::NoSuchSession`], or the store's failure.
+pub async fn request_cancel(
+    store: &dyn Store,
+    ids: IdSource<'_>,
+    session: SessionId,
+) -> Result<CancelOutcome, StoreError> {
+    let message = NewMessage {
+        id: ids.message(),
+        kind: MessageKind::Progress,
+        content: MessageContent::text("Cancelled while it waited").with("code", "session.cancelled"),
+    };
+    store.request_cancel(session, message).await
+}
+
 impl Builder {
     /// Where pull requests are opened.
     #[must_use]
     pub fn forge(mut self, forge: Arc<dyn Forge>) -> Self {
         self.inner.forge = forge;
+        self
+    }
+
+    /// Who knows which other workers have died. Without it their leases have to run out first.
+    #[must_use]
+    pub fn presence(mut self, presence: Arc<dyn Presence>) -> Self {
+        self.inner.presence = presence;
         self
     }
 
@@ -191,4 +223,17 @@ impl Forge for BranchOnly {
     async fn publish(&self, _: &PullRequestRequest) -> Result<Publication, ForgeError> {
         Ok(Publication::Branch)
     }
+}
+
+/// The presence of those who cannot know: leases run out by themselves.
+#[derive(Debug, Clone, Copy, Default)]
+struct NobodyDies;
+
+#[async_trait]
+impl Presence for NobodyDies {
+    async fn dead(&self) -> Vec<WorkerId> {
+        Vec::new()
+    }
+
+    async fn bury(&self, _: &WorkerId) {}
 }

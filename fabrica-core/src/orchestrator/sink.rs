@@ -1,46 +1,98 @@
 //! Takes what one attempt reports: every event becomes durable before it is acknowledged.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use serde_json::{Value, json};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::inner::Inner;
-use crate::ids::Fence;
+use super::lease::Lease;
 use crate::message::{MessageContent, MessageKind, NewMessage};
 use crate::ports::gateway::{SessionSink, SinkError};
 use crate::ports::store::{EventRecord, NewArtifact, StoreError};
 use crate::protocol::{Acknowledgement, Envelope, Instruction, RunnerEvent};
+use crate::session::SessionStatus;
 
 /// The sink of one attempt.
 #[derive(Debug)]
 pub(super) struct AttemptSink {
     inner: Arc<Inner>,
-    fence: Fence,
+    lease: Arc<Lease>,
     /// The last event of the attempt, once it is stored.
     terminal: watch::Sender<Option<RunnerEvent>>,
     /// Cancelled as soon as the store says that somebody asked for the session's end.
     cancel: CancellationToken,
+    signs: Mutex<Signs>,
+}
+
+/// When the sandbox was heard of last.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Signs {
+    /// At all: its runner lives.
+    pub(super) contact: Instant,
+    /// With something to tell: its agent does something.
+    pub(super) event: Instant,
 }
 
 impl AttemptSink {
     pub(super) fn new(
         inner: Arc<Inner>,
-        fence: Fence,
+        lease: Arc<Lease>,
         cancel: CancellationToken,
     ) -> (Arc<Self>, watch::Receiver<Option<RunnerEvent>>) {
         let (terminal, ended) = watch::channel(None);
         (
             Arc::new(Self {
                 inner,
-                fence,
+                lease,
                 terminal,
                 cancel,
+                signs: Mutex::new(Signs {
+                    contact: Instant::now(),
+                    event: Instant::now(),
+                }),
             }),
             ended,
         )
+    }
+
+    /// When the sandbox was heard of last.
+    pub(super) fn signs(&self) -> Signs {
+        *self.signs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn heard(&self, events: bool) {
+        let mut signs = self.signs.lock().unwrap_or_else(PoisonError::into_inner);
+        signs.contact = Instant::now();
+        if events {
+            signs.event = signs.contact;
+        }
+    }
+
+    /// The runner must stop for good if its attempt is over. If only the lease has moved on, it shall come again: the
+    /// attempt's new owner has put a socket of its own in place.
+    async fn refused(&self, error: StoreError) -> SinkError {
+        match error {
+            StoreError::Fenced(fence) => {
+                self.lease.lost.cancel();
+                match self.inner.store.session_states(&[fence.session]).await {
+                    Ok(states)
+                        if states.iter().any(|state| {
+                            state.status == SessionStatus::Running && state.attempt == fence.attempt
+                        }) =>
+                    {
+                        SinkError::Unavailable("the session has another owner".into())
+                    }
+                    Ok(_) => SinkError::Fenced,
+                    Err(error) => SinkError::Unavailable(Box::new(error)),
+                }
+            }
+            StoreError::EventGap { expected, .. } => SinkError::Gap { expected },
+            other => SinkError::Unavailable(Box::new(other)),
+        }
     }
 
     fn record(&self, envelope: &Envelope) -> EventRecord {
@@ -52,7 +104,7 @@ impl AttemptSink {
             RunnerEvent::Started { runner } => {
                 let content = MessageContent::text("The sandbox is up")
                     .with("step", "started")
-                    .with("attempt", self.fence.attempt.get())
+                    .with("attempt", self.lease.fence.attempt.get())
                     .with("runner", runner.as_str());
                 record.messages.push(self.message(MessageKind::Progress, content));
             }
@@ -74,9 +126,12 @@ impl AttemptSink {
                     .messages
                     .push(self.message(MessageKind::Escalation, content));
             }
-            RunnerEvent::Completed(result) => record.result = Some(json!(result)),
-            // The failure is told when the attempt is ended; an event of a newer runner only takes its number.
-            RunnerEvent::Failed { .. } | RunnerEvent::Unknown => {}
+            // The end is told when the attempt is ended; an event of a newer runner only takes its number.
+            RunnerEvent::Completed(_) | RunnerEvent::Failed { .. } | RunnerEvent::Unknown => {}
+        }
+        if ends_attempt(&envelope.event) {
+            // Should this worker not live to act on it, the next one will.
+            record.result = Some(json!(envelope.event));
         }
         record
     }
@@ -88,21 +143,41 @@ impl AttemptSink {
 
 #[async_trait]
 impl SessionSink for AttemptSink {
-    #[tracing::instrument(name = "core.sink.deliver", skip_all, fields(session.id = %self.fence.session, events = events.len()))]
-    async fn deliver(&self, events: Vec<Envelope>) -> Result<Acknowledgement, SinkError> {
-        let records = events.iter().map(|envelope| self.record(envelope)).collect();
-        let recorded = self
+    fn holds_lease(&self) -> bool {
+        self.lease.is_held()
+    }
+
+    async fn authorize(&self) -> Result<(), SinkError> {
+        let options = &self.inner.options;
+        let asked = Instant::now();
+        let renewed = self
             .inner
             .store
-            .record(self.fence, records)
-            .await
-            .map_err(refused)?;
-        let last = events.into_iter().map(|envelope| envelope.event).find(|event| {
-            matches!(
-                event,
-                RunnerEvent::Completed(_) | RunnerEvent::Failed { .. } | RunnerEvent::Escalation { .. }
-            )
-        });
+            .renew_leases(&options.worker, &[self.lease.fence], options.lease)
+            .await;
+        match renewed {
+            Ok(held) if held.contains(&self.lease.fence) => {
+                self.lease.extend(asked + options.lease);
+                Ok(())
+            }
+            Ok(_) => Err(self.refused(StoreError::Fenced(self.lease.fence)).await),
+            Err(error) => Err(SinkError::Unavailable(Box::new(error))),
+        }
+    }
+
+    #[tracing::instrument(name = "core.sink.deliver", skip_all, fields(session.id = %self.lease.fence.session, events = events.len()))]
+    async fn deliver(&self, events: Vec<Envelope>) -> Result<Acknowledgement, SinkError> {
+        let records = events.iter().map(|envelope| self.record(envelope)).collect();
+        let recorded = self.inner.store.record(self.lease.fence, records).await;
+        let recorded = match recorded {
+            Ok(recorded) => recorded,
+            Err(error) => return Err(self.refused(error).await),
+        };
+        self.heard(!events.is_empty());
+        let last = events
+            .into_iter()
+            .map(|envelope| envelope.event)
+            .find(ends_attempt);
         if let Some(event) = last {
             self.terminal
                 .send_if_modified(|known| known.is_none() && known.replace(event).is_none());
@@ -124,27 +199,32 @@ impl SessionSink for AttemptSink {
             name,
             content,
         };
-        self.inner
-            .store
-            .store_artifact(self.fence, artifact)
-            .await
-            .map_err(refused)
+        match self.inner.store.store_artifact(self.lease.fence, artifact).await {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.refused(error).await),
+        }
     }
 }
 
-fn refused(error: StoreError) -> SinkError {
-    match error {
-        StoreError::Fenced(_) => SinkError::Fenced,
-        StoreError::EventGap { expected, .. } => SinkError::Gap { expected },
-        other => SinkError::Unavailable(Box::new(other)),
-    }
+/// Whether nothing comes after this event.
+const fn ends_attempt(event: &RunnerEvent) -> bool {
+    matches!(
+        event,
+        RunnerEvent::Completed(_) | RunnerEvent::Failed { .. } | RunnerEvent::Escalation { .. }
+    )
 }
 
-/// Reads back a result that an earlier attempt recorded; `None` if it is of a shape that nobody wrote.
-pub(super) fn recorded_result(value: Value) -> Option<crate::protocol::JobResult> {
-    serde_json::from_value(value)
+/// Reads back the end that an attempt recorded; `None` if it is of a shape that nobody wrote.
+pub(super) fn recorded_end(value: Value) -> Option<RunnerEvent> {
+    // The first versions recorded nothing but the result of a success.
+    let result = match value.get("event") {
+        Some(_) => serde_json::from_value(value),
+        None => serde_json::from_value(value).map(RunnerEvent::Completed),
+    };
+    result
         .inspect_err(
-            |error| tracing::error!(%error, "a recorded result cannot be read; the attempt is repeated"),
+            |error| tracing::error!(%error, "a recorded end cannot be read; the attempt is repeated"),
         )
         .ok()
+        .filter(ends_attempt)
 }

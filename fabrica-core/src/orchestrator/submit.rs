@@ -126,6 +126,7 @@ pub(super) async fn submit(inner: &Inner, submission: Submission) -> Result<Crea
             repo_url,
             title: plan.title,
             max_attempts: plan.limits.attempts.unwrap_or(inner.options.attempts),
+            priority: plan.priority,
             submitter: submission.submitter,
             idempotency_key: submission.idempotency_key,
             held: submission.held,

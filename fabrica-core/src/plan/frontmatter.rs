@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 
 use super::error::{PlanError, PlanProblem};
-use super::limits::Limits;
+use super::limits::{Limits, within};
 use super::repository::Repository;
 use super::value::{EXPECTED, checked};
 use super::{Agent, Network, Plan, PullRequestOptions};
@@ -67,6 +67,8 @@ pub(super) struct Frontmatter {
     verify: Vec<String>,
     #[serde(default)]
     limits: Limits,
+    #[serde(default, deserialize_with = "priority")]
+    priority: i32,
     #[serde(default)]
     network: Network,
     #[serde(default)]
@@ -93,6 +95,7 @@ impl Frontmatter {
             setup: self.setup,
             verify: self.verify,
             limits: self.limits,
+            priority: self.priority,
             network: self.network,
             pull_request: self.pull_request,
             task,
@@ -150,6 +153,7 @@ fn in_plain_words(message: &str) -> String {
             "expected keys with their values, such as `{ draft: true }`",
         ),
         ("expected u32", "expected a whole number"),
+        ("expected i32", "expected a whole number"),
         ("expected f64", "expected a number"),
         ("expected a boolean", "expected `true` or `false`"),
     ]
@@ -179,6 +183,11 @@ fn branch_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Stri
             (valid && plain).then(|| name.to_owned())
         },
     )
+}
+
+fn priority<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i32, D::Error> {
+    let priority = within(i32::deserialize(deserializer)?, &(-100..=100), "for `priority`")?;
+    Ok(priority.unwrap_or_default())
 }
 
 fn word<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {

@@ -80,7 +80,7 @@ fn cpus<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Er
     within(f64::deserialize(deserializer)?, &(0.1..=1_024.0), "for `cpus`")
 }
 
-fn within<T, E>(value: T, range: &RangeInclusive<T>, unit: &str) -> Result<Option<T>, E>
+pub(super) fn within<T, E>(value: T, range: &RangeInclusive<T>, unit: &str) -> Result<Option<T>, E>
 where
     T: PartialOrd + std::fmt::Display,
     E: de::Error,

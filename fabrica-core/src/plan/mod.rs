@@ -56,6 +56,8 @@ pub struct Plan {
     pub verify: Vec<String>,
     /// What the session may use.
     pub limits: Limits,
+    /// How much it matters: plans with a higher number are begun first. From -100 to 100; usually 0.
+    pub priority: i32,
     /// Where the sandbox may connect to.
     pub network: Network,
     /// How the pull request is opened.

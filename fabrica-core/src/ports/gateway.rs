@@ -44,7 +44,8 @@ pub struct GatewayEndpoint {
 #[async_trait]
 pub trait Gateway: Debug + Send + Sync {
     /// Lets an attempt in, and returns once its socket accepts connections. Idempotent for the same attempt; an
-    /// earlier attempt's access ends.
+    /// earlier attempt's access ends. Where a process before this one left the attempt's directory, the new socket takes
+    /// the place of the old one in it, so that a sandbox that still runs finds it.
     ///
     /// # Errors
     ///
@@ -58,11 +59,27 @@ pub trait Gateway: Debug + Send + Sync {
     ///
     /// [`GatewayError`] if the directory cannot be removed.
     async fn close(&self, fence: Fence) -> Result<(), GatewayError>;
+
+    /// Ends what this process has of an attempt's access, as `close` does, but leaves the directory and the socket in
+    /// it, for the process that goes on with the sandbox: it may have put its own socket in place already.
+    async fn release(&self, fence: Fence);
 }
 
 /// Takes what one attempt reports. The gateway calls it; the orchestrator implements it.
 #[async_trait]
 pub trait SessionSink: Debug + Send + Sync {
+    /// Whether the attempt's lease is known to be held at this moment. While it is not, the gateway answers nothing: the
+    /// sandbox may come again (status 503). It costs nothing to ask.
+    fn holds_lease(&self) -> bool;
+
+    /// Makes sure, in the store, that the attempt is still the session's current one. The gateway asks before it lets
+    /// anything out that cannot be taken back: a push.
+    ///
+    /// # Errors
+    ///
+    /// [`SinkError::Fenced`], [`SinkError::Unavailable`].
+    async fn authorize(&self) -> Result<(), SinkError>;
+
     /// Stores a batch of events and returns what is stored for good, with instructions. An empty batch only asks for
     /// instructions. Events that were stored before are acknowledged again and do nothing.
     ///

@@ -3,11 +3,13 @@
 
 pub mod forge;
 pub mod gateway;
+pub mod presence;
 pub mod runtime;
 pub mod store;
 
 pub use forge::{Forge, ForgeError, Publication, PullRequest, PullRequestRequest};
 pub use gateway::{Gateway, GatewayAccess, GatewayEndpoint, GatewayError, SessionSink, SinkError};
+pub use presence::Presence;
 pub use runtime::{ContainerRuntime, RuntimeError};
 pub use store::{Store, StoreError};
 

@@ -20,6 +20,8 @@ pub const LABEL_OWNER: &str = "fabrica.owner";
 pub const LABEL_SESSION: &str = "fabrica.session";
 /// The label with the attempt number.
 pub const LABEL_ATTEMPT: &str = "fabrica.attempt";
+/// The label with the directory of the host through which the container reaches its gateway.
+pub const LABEL_GATEWAY: &str = "fabrica.gateway";
 /// The label with [`ContainerSpec::fingerprint`].
 pub const LABEL_SPEC: &str = "fabrica.spec";
 

@@ -15,7 +15,7 @@ pub use self::retired::Retired;
 pub use self::storable::Storable;
 use super::Source;
 use crate::failure::Failure;
-use crate::ids::{ArtifactId, AttemptNumber, Fence, MessageId, SessionId, SpecId, WorkerId};
+use crate::ids::{ArtifactId, AttemptNumber, Fence, LeaseNumber, MessageId, SessionId, SpecId, WorkerId};
 use crate::message::{Message, MessageKind, NewMessage};
 use crate::protocol::{TranscriptEntry, Usage};
 use crate::secrets::TokenHash;
@@ -36,9 +36,11 @@ pub struct NewSession {
     pub title: String,
     /// How many attempts it has, from 1.
     pub max_attempts: u32,
+    /// How much it matters: those with a higher number are claimed first. From -100 to 100.
+    pub priority: i32,
     /// Who submits it.
     pub submitter: Option<String>,
-    /// The same key with the same content creates one session only.
+    /// The same key with the same content creates one session only, for [`IDEMPOTENCY_WINDOW`].
     pub idempotency_key: Option<String>,
     /// How long it waits for a worker that asks for it alone, before any worker may claim it.
     pub held: Duration,
@@ -64,6 +66,20 @@ impl Created {
     }
 }
 
+/// How long an idempotency key stands for the session that it created; afterwards it is as if it had never been used.
+pub const IDEMPOTENCY_WINDOW: Duration = Duration::from_hours(24);
+
+/// How many sessions may run at once, over all workers that share the store. `None` is no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ClaimLimits {
+    /// In all.
+    pub global: Option<u32>,
+    /// With the same `repo_url`.
+    pub per_repository: Option<u32>,
+    /// Of the same submitter; sessions without one count as of one submitter.
+    pub per_submitter: Option<u32>,
+}
+
 /// What a worker wants to claim.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClaimRequest {
@@ -71,24 +87,43 @@ pub struct ClaimRequest {
     pub worker: WorkerId,
     /// How long the lease lasts; at least a millisecond.
     pub lease: Duration,
-    /// How many sessions at most; at least one.
+    /// How many pending sessions at most; 0 is none.
     pub limit: u32,
-    /// Only this session: for a process that works on nothing but its own.
+    /// How many running sessions without a lease at most, beside those.
+    pub takeovers: u32,
+    /// Only this session: for a process that works on nothing but its own. The limits do not count then.
     pub only: Option<SessionId>,
+    /// How many may run at once.
+    pub limits: ClaimLimits,
 }
 
 /// A session that a worker claimed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Claimed {
-    /// The session, `running`, with the number of the new attempt.
+    /// The session, `running`, with the number of its attempt.
     pub session: Session,
     /// The newest version of its plan.
     pub spec: Spec,
     /// How many attempts it has in all.
     pub max_attempts: u32,
-    /// The result that an earlier attempt reported and whose publication was not finished: the work is done and
-    /// pushed, only the publishing has to be repeated.
-    pub unpublished: Option<serde_json::Value>,
+    /// The number of this lease.
+    pub lease: LeaseNumber,
+    /// The attempt is not a new one: it was under way when its lease ended, and its container may still be at work.
+    pub resumed: Option<Resumed>,
+    /// The [`EventRecord::result`] that this attempt recorded before it was taken over, or that an earlier one recorded
+    /// before it was lost. None if that attempt ended in another way than by getting lost.
+    pub reported: Option<serde_json::Value>,
+}
+
+/// What is known of an attempt that was under way when its lease ended.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Resumed {
+    /// What it wrote down before it acted; `None` if it did not come that far.
+    pub start: Option<AttemptStart>,
+    /// The number of its last event that is stored; 0 if its runner never reported.
+    pub last_event: u64,
+    /// How long ago it began, in the database's time.
+    pub age: Duration,
 }
 
 impl Claimed {
@@ -97,6 +132,7 @@ impl Claimed {
         Fence {
             session: self.session.id,
             attempt: self.session.attempt,
+            lease: self.lease,
         }
     }
 }
@@ -127,7 +163,7 @@ pub struct EventRecord {
     pub transcript: Option<(DateTime<Utc>, TranscriptEntry)>,
     /// What it adds to the session's usage.
     pub usage: Option<Usage>,
-    /// The attempt's result, as the runner reported it.
+    /// How the attempt ended, as the runner reported it.
     pub result: Option<serde_json::Value>,
 }
 
@@ -158,7 +194,50 @@ pub enum AttemptEnd {
         failure: Failure,
         /// How long it waits.
         delay: Duration,
+        /// Whether it counts as one of the session's attempts. One that was lost before its sandbox did anything does
+        /// not: the session gets one attempt more in its place, [`MAX_UNCOUNTED_ATTEMPTS`] times at most; after that
+        /// it counts.
+        counts: bool,
     },
+}
+
+/// How many attempts of one session may be lost without counting: a session that brings down every worker that touches
+/// it must come to an end.
+pub const MAX_UNCOUNTED_ATTEMPTS: u32 = 20;
+
+/// Where a session stands, for those who compare it with what the engine shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SessionState {
+    /// The session.
+    pub id: SessionId,
+    /// Its status.
+    pub status: SessionStatus,
+    /// Its latest attempt.
+    pub attempt: AttemptNumber,
+    /// How long ago it became terminal, in the database's time; `None` if it is not.
+    pub ended: Option<Duration>,
+}
+
+/// How long what belongs to terminal sessions is kept after their end. `None` is for ever.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Retention {
+    /// The sessions themselves, with everything that belongs to them.
+    pub sessions: Option<Duration>,
+    /// Their transcripts.
+    pub transcripts: Option<Duration>,
+    /// Their artifacts.
+    pub artifacts: Option<Duration>,
+}
+
+/// How much a call of `reap` removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Reaped {
+    /// Sessions.
+    pub sessions: u64,
+    /// Transcript entries of sessions that are kept.
+    pub transcript_entries: u64,
+    /// Artifacts of sessions that are kept.
+    pub artifacts: u64,
 }
 
 /// What became of a request to cancel.
@@ -231,7 +310,7 @@ pub enum Notice {
 /// The durable state, over PostgreSQL or SQLite.
 ///
 /// Times are the database's. Every method is one transaction. A write with a [`Fence`] is refused with
-/// [`StoreError::Fenced`] unless its attempt is the session's latest and the session is `running`. NUL characters in
+/// [`StoreError::Fenced`] unless its attempt and its lease are the session's latest and the session is `running`. NUL characters in
 /// text become U+FFFD ([`Storable`]).
 #[cfg_attr(any(test, feature = "testing"), mockall::automock)]
 #[async_trait]
@@ -265,23 +344,29 @@ pub trait Store: Debug + Send + Sync {
     /// [`StoreError`] if the store cannot be read.
     async fn specs(&self, session: SessionId) -> Result<Vec<Spec>, StoreError>;
 
-    /// Claims up to `limit` sessions (only the one named by `only`, if it is set) for a worker, the one that has waited
-    /// longest first: pending ones that have a spec and whose time has come (one that was never claimed need not wait for
-    /// `only`), and running ones whose lease has run out.
-    /// Each becomes `running` with the next attempt number, under a lease of that length. No two callers get the same
-    /// session.
+    /// Claims sessions (only the one named by `only`, if it is set) for a worker, each under a lease of that
+    /// length with the next [`LeaseNumber`]. No two callers get the same session.
     ///
-    /// Those among them that are not to be run again are ended instead, each with an `error` message: one whose
-    /// cancellation was asked for becomes `cancelled` (code `session.cancelled`), a running one without attempts left
-    /// becomes `failed` (code `session.attempts_exhausted`). They do not count towards the limit.
+    /// First come up to `takeovers` running sessions without a lease (it has run out, or was
+    /// [released](Self::release_leases)), the one that waited longest first, however many run: the attempt goes on under its number, [`Claimed::resumed`] tells how far it
+    /// got, and the worker has to find out what became of its container. A worker may get
+    /// back what it held itself, under a new lease: for example if the answer to its first claim was lost.
+    ///
+    /// Then up to `limit` pending sessions that have a spec and whose time has come (one that was never claimed need not wait for
+    /// `only`), each with the next attempt number, as long as the limits have room: those of the highest priority first;
+    /// among them those whose submitter has the fewest running (counting those that this call has claimed already); among
+    /// them the one whose time came first, then by id. So a submitter with many sessions does not keep others waiting.
+    ///
+    /// A pending session whose cancellation was asked for is ended instead: it becomes `cancelled`, with an `error` message
+    /// (code `session.cancelled`), and does not count towards the limit.
     ///
     /// # Errors
     ///
     /// [`StoreError`] if the store cannot be written.
     async fn claim(&self, request: &ClaimRequest) -> Result<Vec<Claimed>, StoreError>;
 
-    /// Extends the leases of those attempts that this worker still holds, and returns them; an attempt that is missing
-    /// from the answer is lost.
+    /// Extends the leases that this worker still holds under those numbers, and returns them; one that is missing from the
+    /// answer is lost. A lease that has run out can be renewed until somebody else claims the session.
     ///
     /// # Errors
     ///
@@ -292,6 +377,21 @@ pub trait Store: Debug + Send + Sync {
         attempts: &[Fence],
         lease: Duration,
     ) -> Result<Vec<Fence>, StoreError>;
+
+    /// Ends leases of a worker that hands over, or whose process is known to be dead: those sessions can be claimed at
+    /// once, and [`Notice::Claimable`] says so. `None` means all that the worker holds. Returns how many there were.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] if the store cannot be written.
+    async fn release_leases(&self, worker: &WorkerId, only: Option<Vec<Fence>>) -> Result<u64, StoreError>;
+
+    /// Where those sessions stand; one that is not there is missing from the answer.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] if the store cannot be read.
+    async fn session_states(&self, ids: &[SessionId]) -> Result<Vec<SessionState>, StoreError>;
 
     /// Writes down what an attempt is about to do; sets the session's `branch_name` and, if it has none, its title.
     ///
@@ -307,6 +407,13 @@ pub trait Store: Debug + Send + Sync {
     ///
     /// [`StoreError::Fenced`]; [`StoreError::EventGap`] if a number is missing.
     async fn record(&self, fence: Fence, events: Vec<EventRecord>) -> Result<Recorded, StoreError>;
+
+    /// Adds messages to a session, in order.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Fenced`].
+    async fn add_messages(&self, fence: Fence, messages: Vec<NewMessage>) -> Result<(), StoreError>;
 
     /// Stores an artifact; the same name in the same session replaces it.
     ///
@@ -376,6 +483,15 @@ pub trait Store: Debug + Send + Sync {
         after: u64,
         limit: u32,
     ) -> Result<Vec<StoredTranscript>, StoreError>;
+
+    /// Removes what terminal sessions have left longer ago than the retention allows: at most `limit` sessions, `limit`
+    /// transcript entries and `limit` artifacts, so that no call takes long. Less than `limit` of each means that nothing
+    /// more is due.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] if the store cannot be written.
+    async fn reap(&self, retention: &Retention, limit: u32) -> Result<Reaped, StoreError>;
 
     /// Notices from now on: what is stored after this call returned is noticed, or [`Notice::Missed`] is. The stream
     /// ends when it is dropped or the store is closed.

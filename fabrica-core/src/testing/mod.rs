@@ -8,6 +8,7 @@ pub mod store_fake;
 
 pub use crate::ports::forge::MockForge;
 pub use crate::ports::gateway::MockGateway;
+pub use crate::ports::presence::MockPresence;
 pub use crate::ports::runtime::MockContainerRuntime;
 pub use crate::ports::store::MockStore;
 pub use sandbox_fake::{FakeSandbox, Script, ScriptEnd};

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::failure::Failure;
 use crate::ids::Fence;
-use crate::ports::gateway::{Gateway, GatewayAccess, GatewayEndpoint, GatewayError};
+use crate::ports::gateway::{Gateway, GatewayAccess, GatewayEndpoint, GatewayError, SinkError};
 use crate::ports::runtime::{
     BuildRequest, Capabilities, ContainerChange, ContainerName, ContainerRuntime, ContainerSpec,
     ContainerSummary, Ensured, ImageInfo, LABEL_OWNER, Observation, ProgressSink, RuntimeError,
@@ -185,7 +185,8 @@ const fn exited(code: i64) -> Observation {
 }
 
 struct Player {
-    access: GatewayAccess,
+    /// Under which the gateway knows its access, whoever opened that.
+    key: String,
     name: ContainerName,
     owner: String,
     stop: CancellationToken,
@@ -203,8 +204,26 @@ impl Player {
             at: DateTime::UNIX_EPOCH,
             event,
         };
-        let answer = self.access.sink.deliver(vec![envelope]).await;
-        answer.is_ok_and(|answer| answer.instructions.contains(&Instruction::Cancel))
+        loop {
+            let access = lock(&self.state).accesses.get(&self.key).cloned();
+            let answer = match access {
+                Some(access) => access.sink.deliver(vec![envelope.clone()]).await,
+                None => Err(SinkError::Unavailable("nobody listens".into())),
+            };
+            match answer {
+                // A process that goes on with the sandbox opens its access again.
+                Err(SinkError::Unavailable(_)) if self.exists() => {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                answer => {
+                    return answer.is_ok_and(|answer| answer.instructions.contains(&Instruction::Cancel));
+                }
+            }
+        }
+    }
+
+    fn exists(&self) -> bool {
+        lock(&self.state).containers.contains_key(&self.name)
     }
 
     fn end(&self, observation: Observation) {
@@ -237,6 +256,10 @@ impl Gateway for FakeSandbox {
     async fn close(&self, fence: Fence) -> Result<(), GatewayError> {
         lock(&self.state).accesses.remove(&fence.to_string());
         Ok(())
+    }
+
+    async fn release(&self, fence: Fence) {
+        lock(&self.state).accesses.remove(&fence.to_string());
     }
 }
 
@@ -288,7 +311,7 @@ impl ContainerRuntime for FakeSandbox {
         let script = (self.director)(&access.job);
         let owner = spec.labels.get(LABEL_OWNER).cloned().unwrap_or_default();
         let player = Player {
-            access,
+            key: access.fence.to_string(),
             name: spec.name.clone(),
             owner,
             stop,

@@ -2,9 +2,12 @@
 
 use std::io::{self, Write as _};
 use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use bytes::Bytes;
+use fabrica_core::ports::SessionSink;
 use flate2::write::GzDecoder;
 use futures::{Stream, StreamExt as _, TryStreamExt as _, future, stream};
 use http::header::CONTENT_ENCODING;
@@ -18,6 +21,10 @@ pub(super) type DataStream = Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send
 
 /// How much of a refused push is read to its end, so that git is ready to hear the answer.
 const LONGEST_DRAIN: usize = 1 << 30;
+/// How much compressed data is unfolded at once: at most about a thousand times as much comes out.
+const COMPRESSED_SLICE: usize = 1024;
+/// How long a push may take until the attempt is asked for once more.
+const FRESH: Duration = Duration::from_secs(1);
 
 /// The beginning of a push.
 #[derive(Debug)]
@@ -45,8 +52,10 @@ fn inflate(raw: impl Stream<Item = io::Result<Bytes>> + Send + 'static) -> DataS
     let pieces = raw.map_ok(Some).chain(stream::once(future::ready(Ok(None))));
     let mut decoder = GzDecoder::new(Vec::new());
     pieces
-        .map(move |piece| {
-            match piece? {
+        .map_ok(|piece| stream::iter(slices(piece).into_iter().map(Ok::<_, io::Error>)))
+        .try_flatten()
+        .map(move |slice| {
+            match slice? {
                 Some(bytes) => decoder.write_all(&bytes)?,
                 None => decoder.try_finish()?,
             }
@@ -54,6 +63,19 @@ fn inflate(raw: impl Stream<Item = io::Result<Bytes>> + Send + 'static) -> DataS
         })
         .try_filter(|bytes| future::ready(!bytes.is_empty()))
         .boxed()
+}
+
+/// The same piece in parts so small that what they unfold to is small as well.
+fn slices(piece: Option<Bytes>) -> Vec<Option<Bytes>> {
+    let Some(mut piece) = piece else {
+        return vec![None];
+    };
+    let mut parts = Vec::with_capacity(piece.len().div_ceil(COMPRESSED_SLICE));
+    while !piece.is_empty() {
+        let length = piece.len().min(COMPRESSED_SLICE);
+        parts.push(Some(piece.split_to(length)));
+    }
+    parts
 }
 
 /// Reads the commands of a push; what was read beyond them stays with them.
@@ -84,6 +106,29 @@ fn malformed(error: &Malformed) -> Refusal {
 /// The body as it was before it was split.
 pub(super) fn rejoin(read: Bytes, rest: DataStream) -> DataStream {
     stream::once(future::ready(Ok(read))).chain(rest).boxed()
+}
+
+/// The same body, but its last piece waits until the attempt is found to be the session's current one still. A process
+/// that was frozen in the middle of a push does not complete it when it goes on: without its end, a push does nothing.
+pub(super) fn guarded(body: DataStream, sink: Arc<dyn SessionSink>) -> DataStream {
+    let state = (body, None::<Bytes>, Instant::now());
+    stream::try_unfold(state, move |(mut body, mut held, mut seen)| {
+        let sink = Arc::clone(&sink);
+        async move {
+            while let Some(piece) = body.try_next().await? {
+                if let Some(earlier) = held.replace(piece) {
+                    return Ok(Some((earlier, (body, held, seen))));
+                }
+            }
+            let Some(last) = held.take() else { return Ok(None) };
+            if seen.elapsed() > FRESH {
+                sink.authorize().await.map_err(io::Error::other)?;
+                seen = Instant::now();
+            }
+            Ok(Some((last, (body, None, seen))))
+        }
+    })
+    .boxed()
 }
 
 /// Reads a body to its end and forgets it.

@@ -17,11 +17,11 @@ use axum::response::Response;
 use axum::routing::{get, post};
 use axum::{Extension, Router};
 use fabrica_core::plan::Repository;
+use fabrica_core::ports::SinkError;
 use http::header::CONTENT_ENCODING;
 use http::{HeaderMap, StatusCode};
 
-use self::body::DataStream;
-use self::push::Allowed;
+use self::push::{Allowed, PushRequest, Reason};
 use self::upstream::HttpRepository;
 use crate::access::{Role, Session, wrong_role};
 use crate::options::GitCredentials;
@@ -174,10 +174,34 @@ async fn push(session: &Session, mut headers: HeaderMap, body: Body) -> Result<R
         service: Service::ReceivePack,
         headers: &headers,
     };
-    let whole: DataStream = body::rejoin(prelude.bytes, rest);
+    // The last look before something happens that cannot be taken back.
+    if let Err(error) = session.sink.authorize().await {
+        tracing::warn!(session = %session.fence, %error, "a push was not let out");
+        // git hears the answer only after it has sent everything.
+        body::drain(rest).await;
+        return stale(&error, &prelude.request);
+    }
+    let whole = body::guarded(body::rejoin(prelude.bytes, rest), Arc::clone(&session.sink));
     match &session.target {
         Target::Http(repository) => repository.call(&ask, whole, &headers).await,
         Target::Local(path) => local::call(&ask, path, whole).await,
+    }
+}
+
+/// A push of an attempt that is over, or of which that cannot be said now.
+fn stale(error: &SinkError, request: &PushRequest) -> Result<Response, Refusal> {
+    match error {
+        SinkError::Fenced => {
+            let reason = Reason {
+                code: "session.fenced",
+                sentence: error.to_string(),
+            };
+            Ok(report::refusal(request, &reason))
+        }
+        _ => Err(Refusal::for_now(
+            "session.unavailable",
+            "fabrica: whether this attempt may still push cannot be found out now; push again",
+        )),
     }
 }
 

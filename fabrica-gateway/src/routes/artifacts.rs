@@ -2,22 +2,26 @@
 
 use std::sync::Arc;
 
-use axum::body::{Body, to_bytes};
+use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse as _, Response};
 use fabrica_core::ports::store::MAX_ARTIFACT_BYTES;
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 
 use super::events::not_taken;
 use crate::access::Session;
+use crate::memory::{self, Unread};
 use crate::refusal::Refusal;
 
 /// The longest name.
 const MAX_NAME: usize = 100;
+/// How many times its size an artifact takes in memory until it is stored: as it came, and as the store sends it on.
+const COPIES: usize = 2;
 
 pub(super) async fn store(
     State(session): State<Arc<Session>>,
     Path(name): Path<String>,
+    headers: HeaderMap,
     body: Body,
 ) -> Response {
     if !acceptable(&name) {
@@ -26,16 +30,22 @@ pub(super) async fn store(
         );
         return Refusal::new(StatusCode::BAD_REQUEST, "session.artifact_name", detail).into_problem();
     }
-    let Ok(content) = to_bytes(body, MAX_ARTIFACT_BYTES).await else {
-        let detail = format!("the artifact is incomplete or has more than {MAX_ARTIFACT_BYTES} bytes");
-        return Refusal::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            "session.artifact_too_large",
-            detail,
-        )
-        .into_problem();
+    let mut held = match memory::hold(&session, &headers, body, MAX_ARTIFACT_BYTES, COPIES).await {
+        Ok(held) => held,
+        Err(Unread::Stalled) => return memory::stalled().into_problem(),
+        Err(Unread::Unfit) => {
+            let detail = format!("the artifact is incomplete or has more than {MAX_ARTIFACT_BYTES} bytes");
+            return Refusal::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "session.artifact_too_large",
+                detail,
+            )
+            .into_problem();
+        }
     };
-    match session.sink.store_artifact(name, content.into()).await {
+    // What was reserved for it is given back only when it is stored.
+    let content = std::mem::take(&mut held.content);
+    match session.sink.store_artifact(name, content).await {
         Ok(()) => StatusCode::NO_CONTENT.into_response(),
         Err(error) => {
             tracing::warn!(session = %session.fence, %error, "an artifact was not taken");

@@ -3,21 +3,31 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::body::{Body, to_bytes};
+use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
 use fabrica_core::ports::SinkError;
-use fabrica_core::protocol::{Envelope, MAX_BATCH_BYTES, MAX_BATCH_EVENTS};
-use http::StatusCode;
+use fabrica_core::protocol::{Envelope, MAX_BATCH_BYTES, MAX_BATCH_EVENTS, MAX_EVENT_BYTES};
+use http::{HeaderMap, StatusCode};
 
 use crate::access::Session;
+use crate::memory::{self, Unread};
 use crate::refusal::Refusal;
 
-/// Seconds after which a runner should try again.
-const TRY_AGAIN: u32 = 1;
+/// How many times its own size a batch may take in memory once it is read: a JSON number of one digit takes two bytes
+/// with its comma, and 32 there.
+const EXPANSION: usize = 16;
 
-pub(super) async fn deliver(State(session): State<Arc<Session>>, body: Body) -> Response {
-    let events = match read(body).await {
+pub(super) async fn deliver(State(session): State<Arc<Session>>, headers: HeaderMap, body: Body) -> Response {
+    let held = match memory::hold(&session, &headers, body, MAX_BATCH_BYTES, EXPANSION).await {
+        Ok(held) => held,
+        Err(Unread::Stalled) => return memory::stalled().into_problem(),
+        Err(Unread::Unfit) => {
+            let detail = format!("the batch is incomplete or has more than {MAX_BATCH_BYTES} bytes");
+            return too_large(detail).into_problem();
+        }
+    };
+    let events = match read(&held.content) {
         Ok(events) => events,
         Err(refusal) => return refusal.into_problem(),
     };
@@ -30,31 +40,31 @@ pub(super) async fn deliver(State(session): State<Arc<Session>>, body: Body) -> 
     }
 }
 
-async fn read(body: Body) -> Result<Vec<Envelope>, Refusal> {
-    let Ok(bytes) = to_bytes(body, MAX_BATCH_BYTES).await else {
-        let detail = format!("the batch is incomplete or has more than {MAX_BATCH_BYTES} bytes");
-        return Err(Refusal::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            "session.batch_too_large",
-            detail,
-        ));
-    };
+fn read(bytes: &[u8]) -> Result<Vec<Envelope>, Refusal> {
     let mut events = Vec::new();
     for (index, line) in bytes.split(|byte| *byte == b'\n').enumerate() {
         if line.trim_ascii().is_empty() {
             continue;
         }
         if events.len() == MAX_BATCH_EVENTS {
-            let detail = format!("the batch has more than {MAX_BATCH_EVENTS} events");
-            return Err(Refusal::new(
-                StatusCode::PAYLOAD_TOO_LARGE,
-                "session.batch_too_large",
-                detail,
-            ));
+            return Err(too_large(format!(
+                "the batch has more than {MAX_BATCH_EVENTS} events"
+            )));
+        }
+        // Also since reading one takes many times its size for a moment.
+        if line.len() > MAX_EVENT_BYTES {
+            return Err(too_large(format!(
+                "line {} has more than {MAX_EVENT_BYTES} bytes",
+                index + 1
+            )));
         }
         events.push(serde_json::from_slice(line).map_err(|error| malformed(index + 1, &error))?);
     }
     Ok(events)
+}
+
+fn too_large(detail: String) -> Refusal {
+    Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "session.batch_too_large", detail)
 }
 
 /// Names the place and the kind of the mistake, never the text: it may hold what the agent saw.
@@ -79,13 +89,9 @@ pub(super) fn not_taken(error: &SinkError) -> Refusal {
             ..Refusal::new(StatusCode::CONFLICT, "session.gap", error.to_string())
         },
         // The cause is for the operator's log, not for the sandbox.
-        _ => Refusal {
-            retry_after: Some(TRY_AGAIN),
-            ..Refusal::new(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "session.unavailable",
-                "the report cannot be stored now; send it again",
-            )
-        },
+        _ => Refusal::for_now(
+            "session.unavailable",
+            "the report cannot be stored now; send it again",
+        ),
     }
 }

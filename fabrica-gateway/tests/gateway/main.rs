@@ -1,6 +1,8 @@
 //! The gateway as a sandbox meets it: through its socket, with recording upstreams on the other side.
 
 #[cfg(test)]
+mod flood;
+#[cfg(test)]
 mod forges;
 #[cfg(test)]
 mod git_host;
@@ -14,3 +16,5 @@ mod model;
 mod session;
 #[cfg(test)]
 mod support;
+#[cfg(test)]
+mod takeover;

@@ -2,7 +2,9 @@
 
 use fabrica_core::ports::SinkError;
 use fabrica_core::ports::store::MAX_ARTIFACT_BYTES;
-use fabrica_core::protocol::{Acknowledgement, Instruction, Job, MAX_BATCH_BYTES, MAX_BATCH_EVENTS};
+use fabrica_core::protocol::{
+    Acknowledgement, Instruction, Job, MAX_BATCH_BYTES, MAX_BATCH_EVENTS, MAX_EVENT_BYTES,
+};
 use serde_json::Value;
 
 use crate::support::{AGENT, RUNNER, Rig, code, header};
@@ -154,6 +156,12 @@ async fn batches_are_bounded_in_events_and_bytes() {
         .post("/session/events", RUNNER, vec![b' '; MAX_BATCH_BYTES + 1])
         .await;
     assert_eq!(long.status(), 413);
+    let line = event(1).replace("\"m\"", &format!("\"{}\"", "m".repeat(MAX_EVENT_BYTES)));
+    let wide = rig.post("/session/events", RUNNER, line).await;
+    assert_eq!(
+        (wide.status().as_u16(), code(&wide)),
+        (413, "session.batch_too_large")
+    );
 }
 
 #[tokio::test]

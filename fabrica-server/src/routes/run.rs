@@ -11,7 +11,7 @@ use fabrica_core::ports::store::Created;
 use serde::Serialize;
 
 use crate::body::{check_media_type, read_plan};
-use crate::extract::idempotency_key;
+use crate::extract::{idempotency_key, submitter};
 use crate::problem::Problem;
 use crate::state::AppState;
 
@@ -32,7 +32,7 @@ pub(crate) async fn handle(
     let idempotency_key = idempotency_key(&headers)?;
     check_media_type(&headers)?;
     let submission = Submission {
-        submitter: Some("api".to_owned()),
+        submitter: Some(submitter(&headers)?),
         idempotency_key,
         ..Submission::new(read_plan(body).await?)
     };

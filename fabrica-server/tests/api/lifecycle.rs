@@ -4,11 +4,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fabrica_core::orchestrator::Orchestrator;
+use fabrica_core::orchestrator::{Orchestrator, Submission};
 use fabrica_core::ports::store::StoreError;
 use fabrica_core::session::SessionStatus;
 use fabrica_core::testing::{FakeSandbox, FakeStore, MockStore, Script, ScriptEnd};
-use fabrica_server::{ServerError, Service, serve};
+use fabrica_server::{Drain, ServerError, Service, serve};
 use futures::StreamExt as _;
 use futures::channel::mpsc;
 use reqwest::Method;
@@ -29,7 +29,7 @@ struct Running {
 }
 
 impl Running {
-    async fn start(sandbox: FakeSandbox, drain_timeout: Duration) -> Self {
+    async fn start(sandbox: FakeSandbox, drain: Drain) -> Self {
         let orchestrator = orchestrator(Arc::new(FakeStore::default()), sandbox);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -37,7 +37,7 @@ impl Running {
         let service = Service {
             listener,
             state: state(&orchestrator),
-            drain_timeout,
+            drain,
         };
         let task = tokio::spawn(serve(service, stops.chain(futures::stream::pending())));
         Self {
@@ -91,7 +91,7 @@ fn endless() -> FakeSandbox {
 
 #[tokio::test]
 async fn a_submitted_plan_is_worked_on_to_its_end() {
-    let server = Running::start(FakeSandbox::that_completes(), SOON).await;
+    let server = Running::start(FakeSandbox::that_completes(), Drain::Handover).await;
     let session = server.submit().await;
     server.reaches(session, SessionStatus::Completed).await;
     server.stop.unbounded_send(()).unwrap();
@@ -108,32 +108,47 @@ async fn a_submitted_plan_is_worked_on_to_its_end() {
 }
 
 #[tokio::test]
-async fn what_does_not_end_within_the_drain_timeout_goes_back_to_the_queue() {
-    let server = Running::start(endless(), Duration::from_millis(200)).await;
+async fn a_request_to_stop_leaves_what_runs_to_the_next_process() {
+    let server = Running::start(endless(), Drain::Handover).await;
     let session = server.submit().await;
     server.reaches(session, SessionStatus::Running).await;
     server.stop.unbounded_send(()).unwrap();
     let store = server.orchestrator.store().clone();
     server.ends().await.unwrap();
-    assert_eq!(
-        store.session(session).await.unwrap().unwrap().status,
-        SessionStatus::Pending
-    );
+    let row = store.session(session).await.unwrap().unwrap();
+    assert_eq!((row.status, row.worker), (SessionStatus::Running, None));
+    assert_eq!(row.attempt.get(), 1);
 }
 
 #[tokio::test]
-async fn a_second_request_to_stop_does_not_wait_for_the_drain_timeout() {
-    let server = Running::start(endless(), Duration::from_hours(1)).await;
+async fn a_server_that_finishes_waits_for_what_runs_and_takes_nothing_more() {
+    let server = Running::start(endless(), Drain::Finish).await;
+    let session = server.submit().await;
+    server.reaches(session, SessionStatus::Running).await;
+    server.stop.unbounded_send(()).unwrap();
+    let later = server.orchestrator.submit(Submission::new(PLAN)).await.unwrap();
+    server.orchestrator.cancel(session).await.unwrap();
+    let store = server.orchestrator.store().clone();
+    server.ends().await.unwrap();
+    let status = |id| {
+        let store = store.clone();
+        async move { store.session(id).await.unwrap().unwrap().status }
+    };
+    assert_eq!(status(session).await, SessionStatus::Cancelled);
+    assert_eq!(status(later.session()).await, SessionStatus::Pending);
+}
+
+#[tokio::test]
+async fn a_second_request_to_stop_does_not_wait_for_what_runs() {
+    let server = Running::start(endless(), Drain::Finish).await;
     let session = server.submit().await;
     server.reaches(session, SessionStatus::Running).await;
     server.stop.unbounded_send(()).unwrap();
     server.stop.unbounded_send(()).unwrap();
     let store = server.orchestrator.store().clone();
     server.ends().await.unwrap();
-    assert_eq!(
-        store.session(session).await.unwrap().unwrap().status,
-        SessionStatus::Pending
-    );
+    let row = store.session(session).await.unwrap().unwrap();
+    assert_eq!((row.status, row.worker), (SessionStatus::Running, None));
 }
 
 #[tokio::test]
@@ -150,7 +165,7 @@ async fn a_worker_that_ends_ends_the_server_with_an_error() {
     let service = Service {
         listener,
         state: state(&orchestrator),
-        drain_timeout: SOON,
+        drain: Drain::default(),
     };
     let ended = timeout(SOON, serve(service, futures::stream::pending()))
         .await
@@ -166,7 +181,7 @@ async fn a_worker_that_panics_ends_the_server_with_an_error() {
     let service = Service {
         listener,
         state: state(&orchestrator),
-        drain_timeout: SOON,
+        drain: Drain::default(),
     };
     let ended = timeout(SOON, serve(service, futures::stream::pending()))
         .await

@@ -7,7 +7,7 @@ use fabrica_core::ports::store::{AttemptEnd, CancelOutcome};
 use fabrica_core::session::SessionStatus;
 use sqlx::PgPool;
 
-use super::write::{add_messages, end_attempts, hold, set_status};
+use super::write::{After, add_messages, end_attempts, hold, set_status};
 use crate::error::database;
 use crate::rows::status;
 use crate::shared::Ending;
@@ -27,14 +27,17 @@ pub(super) async fn finish_attempt(
 ) -> Result<SessionStatus, StoreError> {
     let mut transaction = pool.begin().await.map_err(database)?;
     let held = hold(&mut transaction, fence).await?;
-    let ending = Ending::of(fence.session, end, held.attempts_left, held.cancel_requested)?;
+    let ending = Ending::of(fence.session, end, held.standing())?;
     let seq = add_messages(&mut transaction, fence.session, held.message_seq, &messages).await?;
     set_status(
         &mut transaction,
         fence.session,
         ending.status,
-        microseconds(ending.delay),
-        seq,
+        After {
+            delay: microseconds(ending.delay),
+            replaced: ending.replaced,
+            message_seq: seq,
+        },
     )
     .await?;
     end_attempts(
@@ -75,7 +78,7 @@ pub(super) async fn request_cancel(
         CancelOutcome::Requested
     } else {
         let seq = add_messages(&mut transaction, id, seq, &[message]).await?;
-        set_status(&mut transaction, id, SessionStatus::Cancelled, 0, seq).await?;
+        set_status(&mut transaction, id, SessionStatus::Cancelled, After::now(seq)).await?;
         CancelOutcome::Cancelled
     };
     transaction.commit().await.map_err(database)?;

@@ -2,14 +2,19 @@
 
 mod claim;
 mod create;
+mod events;
 mod fenced;
 mod finish;
+mod leases;
 mod open;
 mod read;
+mod reap;
 mod record;
+mod submit;
 mod subscribe;
 mod tokens;
 mod write;
+mod writer;
 
 use std::fmt;
 use std::time::Duration;
@@ -19,7 +24,8 @@ use fabrica_core::ids::{Fence, MessageId, SessionId, WorkerId};
 use fabrica_core::message::{Message, NewMessage};
 use fabrica_core::ports::store::{
     AttemptEnd, AttemptStart, CancelOutcome, ClaimRequest, Claimed, Created, EventRecord, NewArtifact,
-    NewSession, Notice, Recorded, SessionFilter, Storable as _, StoredTranscript,
+    NewSession, Notice, Reaped, Recorded, Retention, SessionFilter, SessionState, Storable as _,
+    StoredTranscript,
 };
 use fabrica_core::ports::{Store, StoreError};
 use fabrica_core::secrets::TokenHash;
@@ -27,6 +33,8 @@ use fabrica_core::session::{Session, SessionStatus, Spec};
 use futures::stream::BoxStream;
 use sqlx::PgPool;
 
+use self::record::Recording;
+use self::submit::Submitting;
 use self::subscribe::Listening;
 use crate::error::database;
 use crate::notices;
@@ -36,6 +44,8 @@ pub struct PostgresStore {
     pool: PgPool,
     place: String,
     listening: Listening,
+    recording: Recording,
+    submitting: Submitting,
 }
 
 impl fmt::Debug for PostgresStore {
@@ -49,7 +59,7 @@ impl fmt::Debug for PostgresStore {
 #[async_trait]
 impl Store for PostgresStore {
     async fn create_session(&self, session: NewSession) -> Result<Created, StoreError> {
-        create::create_session(&self.pool, session.storable()).await
+        self.submitting.create_session(session.storable()).await
     }
 
     async fn session(&self, id: SessionId) -> Result<Option<Session>, StoreError> {
@@ -74,7 +84,15 @@ impl Store for PostgresStore {
         attempts: &[Fence],
         lease: Duration,
     ) -> Result<Vec<Fence>, StoreError> {
-        claim::renew_leases(&self.pool, worker, attempts, lease).await
+        leases::renew_leases(&self.pool, worker, attempts, lease).await
+    }
+
+    async fn release_leases(&self, worker: &WorkerId, only: Option<Vec<Fence>>) -> Result<u64, StoreError> {
+        leases::release_leases(&self.pool, worker, only).await
+    }
+
+    async fn session_states(&self, ids: &[SessionId]) -> Result<Vec<SessionState>, StoreError> {
+        read::session_states(&self.pool, ids).await
     }
 
     async fn start_attempt(&self, fence: Fence, start: AttemptStart) -> Result<(), StoreError> {
@@ -82,7 +100,11 @@ impl Store for PostgresStore {
     }
 
     async fn record(&self, fence: Fence, events: Vec<EventRecord>) -> Result<Recorded, StoreError> {
-        record::record(&self.pool, fence, events.storable()).await
+        self.recording.record(fence, events).await
+    }
+
+    async fn add_messages(&self, fence: Fence, messages: Vec<NewMessage>) -> Result<(), StoreError> {
+        fenced::add_messages(&self.pool, fence, messages.storable()).await
     }
 
     async fn store_artifact(&self, fence: Fence, artifact: NewArtifact) -> Result<(), StoreError> {
@@ -125,6 +147,10 @@ impl Store for PostgresStore {
         limit: u32,
     ) -> Result<Vec<StoredTranscript>, StoreError> {
         read::transcript(&self.pool, session, after, limit).await
+    }
+
+    async fn reap(&self, retention: &Retention, limit: u32) -> Result<Reaped, StoreError> {
+        reap::reap(&self.pool, retention, limit).await
     }
 
     async fn subscribe(&self) -> Result<BoxStream<'static, Notice>, StoreError> {

@@ -7,6 +7,8 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{Connection as _, PgConnection};
 
 use super::PostgresStore;
+use super::record::Recording;
+use super::submit::Submitting;
 use super::subscribe::Listening;
 use crate::connect::ConnectError;
 
@@ -14,8 +16,10 @@ static MIGRATIONS: Migrator = sqlx::migrate!("../migrations/postgres");
 
 /// How long the first connection may take.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// One of them listens.
-const CONNECTIONS: u32 = 10;
+/// One of them listens, two record, one creates sessions.
+const CONNECTIONS: u32 = 12;
+/// A connection that was unused for so long may have been cut: it is tried before it is used.
+const STALE: Duration = Duration::from_secs(1);
 
 impl PostgresStore {
     /// Connects to the database at that URL and brings its tables up to date. Several processes may do so at once.
@@ -45,8 +49,19 @@ impl PostgresStore {
         let pool = PgPoolOptions::new()
             .max_connections(CONNECTIONS)
             .acquire_timeout(PATIENCE)
+            .test_before_acquire(false)
+            .before_acquire(|connection, idle| {
+                Box::pin(async move {
+                    if idle.idle_for > STALE {
+                        connection.ping().await?;
+                    }
+                    Ok(true)
+                })
+            })
             .connect_lazy_with(options);
         Ok(Self {
+            recording: Recording::new(&pool),
+            submitting: Submitting::new(&pool),
             pool,
             place,
             listening: Listening::default(),
@@ -55,6 +70,8 @@ impl PostgresStore {
 
     /// Ends every subscription and closes the connections, once what they do is done.
     pub async fn close(&self) {
+        self.recording.close();
+        self.submitting.close();
         self.listening.stop().await;
         self.pool.close().await;
     }
@@ -79,7 +96,11 @@ fn options(url: &str) -> Result<PgConnectOptions, ConnectError> {
         options.application_name("fabrica")
     };
     // A generic plan would scan small tables and keep on doing so when they have grown.
-    Ok(options.options([("enable_seqscan", "off")]))
+    // A process that is frozen in the middle of a transaction must not keep others from its sessions: the server ends it.
+    Ok(options.options([
+        ("enable_seqscan", "off"),
+        ("idle_in_transaction_session_timeout", "5s"),
+    ]))
 }
 
 /// Whether the URL would be cut in the middle of its password, whose rest would then be taken, and shown, as a host.

@@ -3,12 +3,12 @@
 use fabrica_core::ids::{MessageId, SessionId};
 use fabrica_core::message::Message;
 use fabrica_core::ports::StoreError;
-use fabrica_core::ports::store::{SessionFilter, Storable as _, StoredTranscript};
+use fabrica_core::ports::store::{SessionFilter, SessionState, Storable as _, StoredTranscript};
 use fabrica_core::session::{Session, Spec};
 use sqlx::PgPool;
 
 use crate::error::database;
-use crate::rows::{MessageRow, SessionRow, SpecRow, TranscriptRow, all, session_columns};
+use crate::rows::{MessageRow, SessionRow, SpecRow, StateRow, TranscriptRow, all, session_columns};
 use crate::values::bigint;
 
 #[tracing::instrument(name = "store.postgres.session", skip_all, fields(session.id = %id), err)]
@@ -23,6 +23,22 @@ pub(super) async fn session(pool: &PgPool, id: SessionId) -> Result<Option<Sessi
     .await
     .map_err(database)?;
     row.map(TryInto::try_into).transpose()
+}
+
+#[tracing::instrument(name = "store.postgres.session_states", skip_all, err)]
+pub(super) async fn session_states(
+    pool: &PgPool,
+    ids: &[SessionId],
+) -> Result<Vec<SessionState>, StoreError> {
+    let rows: Vec<StateRow> = sqlx::query_as(
+        "select s.id, s.status, s.attempt, (extract(epoch from now() - s.completed_at) * 1000000)::bigint as ended
+         from sessions s where s.id = any ($1)",
+    )
+    .bind(ids.iter().map(|id| *id.as_uuid()).collect::<Vec<_>>())
+    .fetch_all(pool)
+    .await
+    .map_err(database)?;
+    all(rows)
 }
 
 macro_rules! list {

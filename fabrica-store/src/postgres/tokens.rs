@@ -15,7 +15,8 @@ pub(super) async fn token(pool: &PgPool, name: &str) -> Result<Option<TokenHash>
         .fetch_optional(pool)
         .await
         .map_err(database)?;
-    hash.map(|hash| token_hash(name, &hash)).transpose()
+    hash.map(|hash| token_hash("tokens", name, "hash", &hash))
+        .transpose()
 }
 
 /// The row that is there is updated to itself, so that it is returned and seen by whoever waited for it.
@@ -34,5 +35,5 @@ pub(super) async fn create_token(
     .fetch_one(pool)
     .await
     .map_err(database)?;
-    token_hash(name, &hash)
+    token_hash("tokens", name, "hash", &hash)
 }

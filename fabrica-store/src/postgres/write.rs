@@ -7,34 +7,40 @@ use fabrica_core::session::SessionStatus;
 use sqlx::PgConnection;
 
 use crate::error::database;
-use crate::rows::UsageRow;
-use crate::values::integer;
+use crate::shared::Standing;
+use crate::values::{bigint, integer};
 
 /// What a writer has to know of the attempt that it writes for.
 #[derive(sqlx::FromRow)]
 pub(super) struct Held {
     pub(super) message_seq: i64,
-    pub(super) transcript_seq: i64,
     pub(super) cancel_requested: bool,
     pub(super) attempts_left: bool,
-    pub(super) last_event: i64,
-    #[sqlx(flatten)]
-    pub(super) usage: UsageRow,
+    pub(super) uncounted: i32,
 }
 
-/// Locks the session, and with it the numbers of its messages, for the current attempt and nobody else. The attempt's
-/// row is locked too: otherwise its `last_event` would be the one from before the wait.
+impl Held {
+    pub(super) const fn standing(&self) -> Standing {
+        Standing {
+            attempts_left: self.attempts_left,
+            uncounted: self.uncounted,
+            cancel_requested: self.cancel_requested,
+        }
+    }
+}
+
+/// Locks the session, and with it the numbers of its messages, for the current attempt under its current lease and
+/// nobody else.
 pub(super) async fn hold(connection: &mut PgConnection, fence: Fence) -> Result<Held, StoreError> {
     sqlx::query_as(
-        "select s.message_seq, s.transcript_seq, s.cancel_requested, s.attempt < s.max_attempts as attempts_left,
-                a.last_event, s.input_tokens, s.output_tokens, s.cache_read_tokens, s.cache_write_tokens, s.cost_usd,
-                s.turns
-         from sessions s join attempts a on a.session_id = s.id and a.number = s.attempt
-         where s.id = $1 and s.attempt = $2 and s.status = 'running'
-         for no key update of s, a",
+        "select s.message_seq, s.cancel_requested, s.attempt < s.max_attempts as attempts_left, s.uncounted
+         from sessions s
+         where s.id = $1 and s.attempt = $2 and s.lease = $3 and s.status = 'running'
+         for no key update of s",
     )
     .bind(fence.session.as_uuid())
     .bind(integer(fence.attempt.get()))
+    .bind(bigint(fence.lease.get()))
     .fetch_optional(connection)
     .await
     .map_err(database)?
@@ -75,25 +81,47 @@ pub(super) async fn add_messages(
     Ok(after.saturating_add_unsigned(inserted.rows_affected()))
 }
 
+/// What a session's new status brings with it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct After {
+    /// How long it waits, in microseconds, if it is pending.
+    pub(super) delay: i64,
+    /// How many attempts it gets in place of one that does not count.
+    pub(super) replaced: i32,
+    /// The last sequence number of its messages.
+    pub(super) message_seq: i64,
+}
+
+impl After {
+    /// Without delay, and nothing replaced.
+    pub(super) const fn now(message_seq: i64) -> Self {
+        Self {
+            delay: 0,
+            replaced: 0,
+            message_seq,
+        }
+    }
+}
+
 /// Ends the session, or sends it back to wait, and writes the last sequence number of its messages.
 pub(super) async fn set_status(
     connection: &mut PgConnection,
     session: SessionId,
     status: SessionStatus,
-    delay: i64,
-    message_seq: i64,
+    after: After,
 ) -> Result<(), StoreError> {
     sqlx::query(
         "update sessions
          set status = $2, worker = null, run_at = now() + $3::bigint * interval '1 microsecond', message_seq = $4,
-             completed_at = case when $5 then now() end
+             completed_at = case when $5 then now() end, max_attempts = max_attempts + $6, uncounted = uncounted + $6
          where id = $1",
     )
     .bind(session.as_uuid())
     .bind(status.as_str())
-    .bind(delay)
-    .bind(message_seq)
+    .bind(after.delay)
+    .bind(after.message_seq)
     .bind(status.is_terminal())
+    .bind(after.replaced)
     .execute(connection)
     .await
     .map_err(database)?;

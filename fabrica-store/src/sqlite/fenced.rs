@@ -1,10 +1,11 @@
 //! Single writes that only the current attempt may do.
 
 use fabrica_core::ids::Fence;
+use fabrica_core::message::NewMessage;
 use fabrica_core::ports::StoreError;
 use fabrica_core::ports::store::{AttemptStart, NewArtifact, Storable as _};
 
-use super::write::hold;
+use super::write::{self, hold};
 use super::{SqliteStore, now};
 use crate::error::database;
 use crate::values::integer;
@@ -37,6 +38,24 @@ pub(super) async fn start_attempt(
     .execute(&mut *transaction)
     .await
     .map_err(database)?;
+    store.commit(transaction).await
+}
+
+#[tracing::instrument(name = "store.sqlite.add_messages", skip_all, fields(session.id = %fence.session), err)]
+pub(super) async fn add_messages(
+    store: &SqliteStore,
+    fence: Fence,
+    messages: Vec<NewMessage>,
+) -> Result<(), StoreError> {
+    let mut transaction = store.write().await?;
+    let held = hold(&mut transaction, fence).await?;
+    let seq = write::add_messages(&mut transaction, fence.session, held.message_seq, &messages).await?;
+    sqlx::query("update sessions set message_seq = ?2 where id = ?1")
+        .bind(fence.session.as_uuid())
+        .bind(seq)
+        .execute(&mut *transaction)
+        .await
+        .map_err(database)?;
     store.commit(transaction).await
 }
 

@@ -6,7 +6,7 @@ use fabrica_core::ports::StoreError;
 use fabrica_core::ports::store::{AttemptEnd, CancelOutcome};
 use fabrica_core::session::SessionStatus;
 
-use super::write::{add_messages, end_attempts, hold, set_status};
+use super::write::{After, add_messages, end_attempts, hold, set_status};
 use super::{SqliteStore, now};
 use crate::error::database;
 use crate::rows::status;
@@ -27,14 +27,17 @@ pub(super) async fn finish_attempt(
 ) -> Result<SessionStatus, StoreError> {
     let mut transaction = store.write().await?;
     let held = hold(&mut transaction, fence).await?;
-    let ending = Ending::of(fence.session, end, held.attempts_left, held.cancel_requested)?;
+    let ending = Ending::of(fence.session, end, held.standing())?;
     let seq = add_messages(&mut transaction, fence.session, held.message_seq, &messages).await?;
     set_status(
         &mut transaction,
         fence.session,
         ending.status,
-        microseconds(ending.delay),
-        seq,
+        After {
+            delay: microseconds(ending.delay),
+            replaced: ending.replaced,
+            message_seq: seq,
+        },
     )
     .await?;
     end_attempts(
@@ -74,7 +77,7 @@ pub(super) async fn request_cancel(
         CancelOutcome::Requested
     } else {
         let seq = add_messages(&mut transaction, id, seq, &[message]).await?;
-        set_status(&mut transaction, id, SessionStatus::Cancelled, 0, seq).await?;
+        set_status(&mut transaction, id, SessionStatus::Cancelled, After::now(seq)).await?;
         CancelOutcome::Cancelled
     };
     store.commit(transaction).await?;

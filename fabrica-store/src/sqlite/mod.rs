@@ -2,10 +2,13 @@
 
 mod claim;
 mod create;
+mod events;
 mod fenced;
 mod finish;
+mod leases;
 mod open;
 mod read;
+mod reap;
 mod record;
 mod tail;
 mod tokens;
@@ -20,7 +23,8 @@ use fabrica_core::ids::{Fence, MessageId, SessionId, WorkerId};
 use fabrica_core::message::{Message, NewMessage};
 use fabrica_core::ports::store::{
     AttemptEnd, AttemptStart, CancelOutcome, ClaimRequest, Claimed, Created, EventRecord, NewArtifact,
-    NewSession, Notice, Recorded, SessionFilter, Storable as _, StoredTranscript,
+    NewSession, Notice, Reaped, Recorded, Retention, SessionFilter, SessionState, Storable as _,
+    StoredTranscript,
 };
 use fabrica_core::ports::{Store, StoreError};
 use fabrica_core::secrets::TokenHash;
@@ -28,6 +32,7 @@ use fabrica_core::session::{Session, SessionStatus, Spec};
 use futures::stream::BoxStream;
 use sqlx::{Sqlite, SqlitePool, Transaction};
 
+use self::record::Recording;
 use self::tail::Tail;
 use crate::error::database;
 use crate::notices;
@@ -47,6 +52,7 @@ pub struct SqliteStore {
     writer: SqlitePool,
     readers: SqlitePool,
     tail: Tail,
+    recording: Recording,
 }
 
 impl fmt::Debug for SqliteStore {
@@ -99,7 +105,15 @@ impl Store for SqliteStore {
         attempts: &[Fence],
         lease: Duration,
     ) -> Result<Vec<Fence>, StoreError> {
-        claim::renew_leases(self, worker, attempts, lease).await
+        leases::renew_leases(self, worker, attempts, lease).await
+    }
+
+    async fn release_leases(&self, worker: &WorkerId, only: Option<Vec<Fence>>) -> Result<u64, StoreError> {
+        leases::release_leases(self, worker, only).await
+    }
+
+    async fn session_states(&self, ids: &[SessionId]) -> Result<Vec<SessionState>, StoreError> {
+        read::session_states(&self.readers, ids).await
     }
 
     async fn start_attempt(&self, fence: Fence, start: AttemptStart) -> Result<(), StoreError> {
@@ -107,7 +121,11 @@ impl Store for SqliteStore {
     }
 
     async fn record(&self, fence: Fence, events: Vec<EventRecord>) -> Result<Recorded, StoreError> {
-        record::record(self, fence, events.storable()).await
+        self.recording.record(fence, events).await
+    }
+
+    async fn add_messages(&self, fence: Fence, messages: Vec<NewMessage>) -> Result<(), StoreError> {
+        fenced::add_messages(self, fence, messages.storable()).await
     }
 
     async fn store_artifact(&self, fence: Fence, artifact: NewArtifact) -> Result<(), StoreError> {
@@ -150,6 +168,10 @@ impl Store for SqliteStore {
         limit: u32,
     ) -> Result<Vec<StoredTranscript>, StoreError> {
         read::transcript(&self.readers, session, after, limit).await
+    }
+
+    async fn reap(&self, retention: &Retention, limit: u32) -> Result<Reaped, StoreError> {
+        reap::reap(self, retention, limit).await
     }
 
     async fn subscribe(&self) -> Result<BoxStream<'static, Notice>, StoreError> {

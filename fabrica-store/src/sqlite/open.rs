@@ -10,6 +10,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, S
 use sqlx::{Sqlite, SqlitePool};
 
 use super::SqliteStore;
+use super::record::Recording;
 use super::tail::Tail;
 use crate::connect::ConnectError;
 use crate::error::is_transient;
@@ -21,6 +22,11 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// How long to wait before a file that is locked while it is opened is tried again.
 const PAUSE: Duration = Duration::from_millis(20);
 const READERS: u32 = 4;
+/// How many pages the write-ahead log holds before they go into the file: 32 MiB. The same few are written again and
+/// again, and most of them then go there once.
+const LOG_PAGES: &str = "8000";
+/// How much of the file a connection keeps in memory, in KiB (that is what the sign means), once it has read it.
+const CACHE: &str = "-8000";
 
 impl SqliteStore {
     /// Opens the file, which is created if it is missing, and brings its tables up to date. Several processes may do so
@@ -38,13 +44,17 @@ impl SqliteStore {
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
             .foreign_keys(true)
-            .busy_timeout(PATIENCE);
+            .busy_timeout(PATIENCE)
+            .pragma("wal_autocheckpoint", LOG_PAGES)
+            .pragma("cache_size", CACHE);
         private(&path);
         let writer = pool(1).connect_lazy_with(options.clone().create_if_missing(true));
         migrate_patiently(&writer, &place).await?;
         let readers = pool(READERS).connect_lazy_with(options.pragma("query_only", "on"));
+        let tail = Tail::default();
         Ok(Self {
-            tail: Tail::default(),
+            recording: Recording::new(&writer, &readers, tail.written()),
+            tail,
             path,
             writer,
             readers,
@@ -53,6 +63,7 @@ impl SqliteStore {
 
     /// Ends every subscription and closes the file, once what is being done is done.
     pub async fn close(&self) {
+        self.recording.close();
         self.tail.stop().await;
         self.readers.close().await;
         self.writer.close().await;

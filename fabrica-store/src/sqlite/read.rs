@@ -3,13 +3,15 @@
 use fabrica_core::ids::SessionId;
 use fabrica_core::message::Message;
 use fabrica_core::ports::StoreError;
-use fabrica_core::ports::store::{SessionFilter, Storable as _, StoredTranscript};
+use fabrica_core::ports::store::{SessionFilter, SessionState, Storable as _, StoredTranscript};
 use fabrica_core::session::{Session, Spec};
 use sqlx::SqlitePool;
 
-use super::write::json_text;
+use super::now;
+use super::write::json_rows;
 use crate::error::database;
-use crate::rows::{MessageRow, SessionRow, SpecRow, TranscriptRow, all, session_columns};
+use crate::events::json_text;
+use crate::rows::{MessageRow, SessionRow, SpecRow, StateRow, TranscriptRow, all, session_columns};
 use crate::values::bigint;
 
 #[tracing::instrument(name = "store.sqlite.session", skip_all, fields(session.id = %id), err)]
@@ -24,6 +26,24 @@ pub(super) async fn session(pool: &SqlitePool, id: SessionId) -> Result<Option<S
     .await
     .map_err(database)?;
     row.map(TryInto::try_into).transpose()
+}
+
+#[tracing::instrument(name = "store.sqlite.session_states", skip_all, err)]
+pub(super) async fn session_states(
+    pool: &SqlitePool,
+    ids: &[SessionId],
+) -> Result<Vec<SessionState>, StoreError> {
+    let rows: Vec<StateRow> = sqlx::query_as(concat!(
+        "select s.id, s.status, s.attempt, ",
+        now!(),
+        " - s.completed_at as ended
+         from sessions s where s.id in (select unhex(value) from json_each(?1))"
+    ))
+    .bind(json_rows(ids.iter().map(|id| id.as_uuid().simple().to_string()))?)
+    .fetch_all(pool)
+    .await
+    .map_err(database)?;
+    all(rows)
 }
 
 macro_rules! list {

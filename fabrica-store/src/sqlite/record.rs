@@ -1,116 +1,106 @@
-//! Recording the events of an attempt.
+//! Recording the events of attempts: those of many sessions in one transaction, since each commit waits for the disk.
+
+use std::sync::Arc;
 
 use fabrica_core::ids::Fence;
 use fabrica_core::ports::StoreError;
 use fabrica_core::ports::store::{EventRecord, Recorded};
-use sqlx::SqliteConnection;
-use sqlx::types::Json;
+use sqlx::SqlitePool;
+use tokio::sync::Notify;
 
-use super::SqliteStore;
-use super::write::{Held, add_messages, hold, json_rows, json_text};
+use super::events::{ask, hold, write};
 use crate::error::database;
-use crate::shared::{Batch, unstored};
-use crate::values::{bigint, integer};
+use crate::events::Delivery;
+use crate::group::{Lane, Settled, Writer};
+use crate::settle::settle;
 
-#[tracing::instrument(
-    name = "store.sqlite.record",
-    skip_all,
-    fields(session.id = %fence.session, attempt.number = %fence.attempt, events = events.len()),
-    err
-)]
-pub(super) async fn record(
-    store: &SqliteStore,
-    fence: Fence,
-    events: Vec<EventRecord>,
-) -> Result<Recorded, StoreError> {
-    let mut transaction = store.write().await?;
-    let held = hold(&mut transaction, fence).await?;
-    let stored = held.last_event.unsigned_abs();
-    let cancel_requested = held.cancel_requested;
-    let events = unstored(fence, stored, events)?;
-    if events.is_empty() {
-        return Ok(Recorded {
-            acknowledged: stored,
-            cancel_requested,
-        });
-    }
-    let batch = Batch::of(events, stored, held.usage.usage());
-    write(&mut transaction, fence, &held, &batch).await?;
-    store.commit(transaction).await?;
-    Ok(Recorded {
-        acknowledged: batch.last_event,
-        cancel_requested,
-    })
+/// What records.
+pub(super) struct Recording {
+    readers: SqlitePool,
+    lane: Lane<Recorder>,
 }
 
-async fn write(
-    connection: &mut SqliteConnection,
-    fence: Fence,
-    held: &Held,
-    batch: &Batch,
-) -> Result<(), StoreError> {
-    let message_seq = add_messages(connection, fence.session, held.message_seq, &batch.messages).await?;
-    let transcript_seq = add_transcript(connection, fence, held.transcript_seq, batch).await?;
-    sqlx::query("update attempts set last_event = ?3, result = coalesce(?4, result) where session_id = ?1 and number = ?2")
-        .bind(fence.session.as_uuid())
-        .bind(integer(fence.attempt.get()))
-        .bind(bigint(batch.last_event))
-        .bind(batch.result.as_ref().map(Json))
-        .execute(&mut *connection)
-        .await
-        .map_err(database)?;
-    let usage = batch.usage;
-    sqlx::query(
-        "update sessions
-         set message_seq = ?2, transcript_seq = ?3, input_tokens = ?4, output_tokens = ?5, cache_read_tokens = ?6,
-             cache_write_tokens = ?7, cost_usd = ?8, turns = ?9
-         where id = ?1",
-    )
-    .bind(fence.session.as_uuid())
-    .bind(message_seq)
-    .bind(transcript_seq)
-    .bind(bigint(usage.input_tokens))
-    .bind(bigint(usage.output_tokens))
-    .bind(bigint(usage.cache_read_tokens))
-    .bind(bigint(usage.cache_write_tokens))
-    .bind(usage.cost_usd)
-    .bind(i64::from(usage.turns))
-    .execute(connection)
-    .await
-    .map_err(database)?;
-    Ok(())
+impl Recording {
+    /// `written` is told of every commit.
+    pub(super) fn new(writer: &SqlitePool, readers: &SqlitePool, written: Arc<Notify>) -> Self {
+        let recorder = Recorder {
+            writer: writer.clone(),
+            written,
+        };
+        Self {
+            readers: readers.clone(),
+            lane: Lane::new(move || recorder.clone()),
+        }
+    }
+
+    #[tracing::instrument(
+        name = "store.sqlite.record",
+        skip_all,
+        fields(session.id = %fence.session, attempt.number = %fence.attempt, events = events.len()),
+        err
+    )]
+    pub(super) async fn record(
+        &self,
+        fence: Fence,
+        events: Vec<EventRecord>,
+    ) -> Result<Recorded, StoreError> {
+        let delivery = Delivery::new(fence, events)?;
+        if delivery.events.is_empty() {
+            return ask(&self.readers, fence).await;
+        }
+        self.lane.write(delivery).await
+    }
+
+    /// Records nothing more; what waits is still recorded.
+    pub(super) fn close(&self) {
+        self.lane.close();
+    }
 }
 
-async fn add_transcript(
-    connection: &mut SqliteConnection,
-    fence: Fence,
-    after: i64,
-    batch: &Batch,
-) -> Result<i64, StoreError> {
-    if batch.transcript.is_empty() {
-        return Ok(after);
+/// Writes through the file's one writing connection, in turn with everything else that is written.
+#[derive(Clone)]
+struct Recorder {
+    writer: SqlitePool,
+    written: Arc<Notify>,
+}
+
+impl Writer for Recorder {
+    type Item = Delivery;
+    type Answer = Recorded;
+
+    async fn write(&mut self, deliveries: &[&Delivery]) -> Result<Vec<Settled<Recorded>>, sqlx::Error> {
+        self.commit(deliveries).await
     }
-    let mut rows = Vec::with_capacity(batch.transcript.len());
-    for (at, entry) in &batch.transcript {
-        rows.push((
-            at.timestamp_micros(),
-            &entry.kind,
-            &entry.parent,
-            &entry.summary,
-            json_text(&entry.detail)?,
-        ));
+
+    /// For the database's words about what it refused.
+    fn alone(
+        &self,
+        delivery: Delivery,
+    ) -> impl Future<Output = Result<Recorded, StoreError>> + Send + 'static {
+        let recorder = self.clone();
+        async move {
+            let settled = recorder.commit(&[&delivery]).await.map_err(database)?;
+            let fenced = || Err(StoreError::Fenced(delivery.fence));
+            settled.into_iter().next().flatten().unwrap_or_else(fenced)
+        }
     }
-    let inserted = sqlx::query(
-        "insert into transcript (session_id, attempt, seq, at, kind, parent, summary, detail)
-         select ?1, ?2, ?3 + t.key + 1, t.value ->> 0, t.value ->> 1, t.value ->> 2, t.value ->> 3, t.value ->> 4
-         from json_each(?4) t",
-    )
-    .bind(fence.session.as_uuid())
-    .bind(integer(fence.attempt.get()))
-    .bind(after)
-    .bind(json_rows(rows.iter())?)
-    .execute(connection)
-    .await
-    .map_err(database)?;
-    Ok(after.saturating_add_unsigned(inserted.rows_affected()))
+}
+
+impl Recorder {
+    async fn commit(&self, deliveries: &[&Delivery]) -> Result<Vec<Settled<Recorded>>, sqlx::Error> {
+        let mut transaction = self.writer.begin_with("begin immediate").await?;
+        let held = hold(&mut transaction, deliveries).await?;
+        let (mut settled, writes) = settle(deliveries, &held);
+        for (settled, delivery) in settled.iter_mut().zip(deliveries) {
+            // Nobody else can have locked it.
+            settled.get_or_insert(Err(StoreError::Fenced(delivery.fence)));
+        }
+        if writes.is_empty() {
+            return Ok(settled);
+        }
+        write(&mut transaction, &writes).await?;
+        transaction.commit().await?;
+        self.written.notify_one();
+        Ok(settled)
+    }
 }

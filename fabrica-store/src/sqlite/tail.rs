@@ -47,6 +47,11 @@ impl Tail {
         self.written.notify_one();
     }
 
+    /// Who is told of every commit of this process.
+    pub(super) fn written(&self) -> Arc<Notify> {
+        self.written.clone()
+    }
+
     /// What is committed from now on will be noticed.
     #[tracing::instrument(name = "store.sqlite.subscribe", skip_all, err)]
     pub(super) async fn subscribe(

@@ -16,7 +16,8 @@ pub(super) async fn token(pool: &SqlitePool, name: &str) -> Result<Option<TokenH
         .fetch_optional(pool)
         .await
         .map_err(database)?;
-    hash.map(|hash| token_hash(name, &hash)).transpose()
+    hash.map(|hash| token_hash("tokens", name, "hash", &hash))
+        .transpose()
 }
 
 #[tracing::instrument(name = "store.sqlite.create_token", skip_all, err)]
@@ -36,5 +37,5 @@ pub(super) async fn create_token(
     .await
     .map_err(database)?;
     store.commit(transaction).await?;
-    token_hash(name, &hash)
+    token_hash("tokens", name, "hash", &hash)
 }

@@ -6,9 +6,12 @@
     reason = "helpers of tests panic where a promise is broken, as tests do"
 )]
 
+mod ageing;
 mod conformance;
 mod connecting;
 mod foreign_postgres;
 mod foreign_sqlite;
+mod group_commit;
+mod model;
 mod schema;
 mod support;

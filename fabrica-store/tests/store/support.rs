@@ -2,10 +2,12 @@
 
 use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::sync::Arc;
+use std::time::Duration;
 
 use fabrica_core::clock::{IdSource, SystemClock, SystemEntropy};
+use fabrica_core::message::{MessageContent, MessageKind, NewMessage};
 use fabrica_core::ports::Store;
-use fabrica_core::ports::store::{ClaimRequest, Claimed};
+use fabrica_core::ports::store::{ClaimLimits, ClaimRequest, Claimed, NewSession};
 use fabrica_store::{PostgresStore, SqliteStore};
 use futures::FutureExt as _;
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
@@ -34,8 +36,7 @@ pub(crate) fn database_url(server: &str, name: &str) -> String {
 /// Runs a test with the URL of a database of its own, which is dropped afterwards, whatever happened.
 pub(crate) async fn with_database<T, F: Future<Output = T>>(test: impl FnOnce(String) -> F) -> T {
     let server = server_url();
-    let ids = IdSource::new(&SystemClock, &SystemEntropy);
-    let name = format!("fabrica_test_{}", ids.session().as_uuid().simple());
+    let name = format!("fabrica_test_{}", ids().session().as_uuid().simple());
     let mut admin = PgConnection::connect(&server)
         .await
         .expect("the test server answers");
@@ -78,16 +79,43 @@ pub(crate) async fn with_sqlite<T, F: Future<Output = T>>(
     outcome
 }
 
+pub(crate) fn ids() -> IdSource<'static> {
+    IdSource::new(&SystemClock, &SystemEntropy)
+}
+
+/// A session to create.
+pub(crate) fn new_session() -> NewSession {
+    NewSession {
+        id: ids().session(),
+        spec: ids().spec(),
+        content: "# Do it".into(),
+        repo_url: "https://github.com/acme/billing.git".into(),
+        title: "Do it".into(),
+        max_attempts: 2,
+        priority: 0,
+        submitter: None,
+        idempotency_key: None,
+        held: Duration::ZERO,
+        message: NewMessage {
+            id: ids().message(),
+            kind: MessageKind::Progress,
+            content: MessageContent::text("accepted"),
+        },
+    }
+}
+
 /// Claims what can be claimed now.
 pub(crate) async fn claim(store: &dyn Store) -> Vec<Claimed> {
     let worker = fabrica_core::ids::WorkerId::new("worker");
-    let lease = std::time::Duration::from_mins(10);
+    let lease = Duration::from_mins(10);
     store
         .claim(&ClaimRequest {
             worker,
             lease,
             limit: 10,
+            takeovers: 10,
             only: None,
+            limits: ClaimLimits::default(),
         })
         .await
         .unwrap()

@@ -1,6 +1,6 @@
 //! The agent's stream, line by line: one JSON object each, of types that may be unknown, in any order of keys.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 
@@ -13,12 +13,19 @@ use super::failure::{self, Clue};
 use crate::process::Line;
 use crate::text::{Tail, cut, lossy, one_line};
 
+/// How many messages are remembered for their usage.
+const MAX_MESSAGES: usize = 1_000;
+/// How long a message's id may be.
+const MAX_ID: usize = 200;
+
 /// What has been read so far.
 #[derive(Debug)]
 pub(super) struct Stream {
     directory: PathBuf,
     /// What each message has used, as far as it is reported.
     messages: HashMap<String, Usage>,
+    /// Their ids, oldest first.
+    order: VecDeque<String>,
     /// The sum of what is reported.
     reported: Usage,
     result: Option<Map<String, Value>>,
@@ -32,6 +39,7 @@ impl Stream {
         Self {
             directory: directory.to_owned(),
             messages: HashMap::new(),
+            order: VecDeque::new(),
             reported: Usage::default(),
             result: None,
             refused: false,
@@ -45,15 +53,17 @@ impl Stream {
         if text.trim().is_empty() {
             return Vec::new();
         }
-        match serde_json::from_str(&text) {
-            Ok(Value::Object(object)) if line.cut == 0 => self.object(&object),
-            _ => {
-                self.said.push(&one_line(&text));
-                let bytes = line.bytes.len() as u64 + line.cut;
-                let detail = json!({"stream": "stdout", "lines": [cut(&text, 4_096)], "bytes": bytes});
-                vec![agent("output", None, one_line(&cut(&text, 1_000)), &detail)]
-            }
+        // A line that is cut cannot be whole JSON; to read it costs many times its size.
+        let value = (line.cut == 0)
+            .then(|| serde_json::from_str(&text).ok())
+            .flatten();
+        if let Some(Value::Object(object)) = value {
+            return self.object(&object);
         }
+        self.said.push(&one_line(&text));
+        let bytes = line.bytes.len() as u64 + line.cut;
+        let detail = json!({"stream": "stdout", "lines": [cut(&text, 4_096)], "bytes": bytes});
+        vec![agent("output", None, one_line(&cut(&text, 1_000)), &detail)]
     }
 
     /// How the run ended.
@@ -99,7 +109,7 @@ impl Stream {
     fn use_of_message(&mut self, message: &Map<String, Value>, main: bool) -> Option<RunnerEvent> {
         let id = text(message, "id");
         let usage = message.get("usage")?.as_object()?;
-        if id.is_empty() || text(message, "model") == "<synthetic>" {
+        if id.is_empty() || id.len() > MAX_ID || text(message, "model") == "<synthetic>" {
             return None;
         }
         let known = self.messages.get(id).copied();
@@ -108,6 +118,15 @@ impl Stream {
             ..api_usage(usage)
         };
         let more = beyond(now, known.unwrap_or_default());
+        if known.is_none() {
+            // The blocks of a message follow one another, at most among those of some others.
+            self.order.push_back(id.to_owned());
+            if self.order.len() > MAX_MESSAGES
+                && let Some(oldest) = self.order.pop_front()
+            {
+                self.messages.remove(&oldest);
+            }
+        }
         self.messages
             .insert(id.to_owned(), known.unwrap_or_default().plus(more));
         self.report(more)

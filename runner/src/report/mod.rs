@@ -1,7 +1,11 @@
 //! Reporting: numbered events, kept until the gateway has them for good.
+//!
+//! Nothing here ever holds up the agent. What is reported goes to the spool on the disk, and while too much waits there,
+//! entries of the transcript are left out and counted.
 
 mod sender;
 mod spool;
+mod thinning;
 
 use std::io;
 use std::path::Path;
@@ -12,7 +16,6 @@ use fabrica_core::clock::{Clock, SystemClock};
 use fabrica_core::protocol::{MAX_EVENT_BYTES, RunnerEvent, TranscriptEntry};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
 
 use crate::environment::Token;
 use crate::gateway::Gateway;
@@ -20,9 +23,17 @@ use crate::stop::Stop;
 use crate::text::{bounded, cut, one_line};
 use sender::Sender;
 use spool::Spool;
+use thinning::{Load, Thinning};
 
-/// How many bytes may wait for the gateway before the agent has to wait.
+/// How many bytes may wait for the gateway before entries of the transcript are left out. The spool's file is at most
+/// about twice as large.
 const MAX_WAITING: u64 = if cfg!(test) { 4 } else { 64 } * 1024 * 1024;
+/// How many events may wait: the place of each is kept in memory.
+const MAX_WAITING_EVENTS: usize = 100_000;
+/// How many bytes may wait in memory, if the disk is full.
+const MAX_IN_MEMORY: u64 = 4 * 1024 * 1024;
+/// How much more of everything else may wait.
+const RESERVE: u64 = 4 * 1024 * 1024;
 /// What an event may hold beside its detail.
 const ENVELOPE_BYTES: usize = 8 * 1024;
 
@@ -33,6 +44,8 @@ pub(crate) struct Reporter(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     spool: Mutex<Spool>,
+    /// Locked after the spool.
+    thinning: Mutex<Thinning>,
     appended: Notify,
     acknowledged: watch::Sender<u64>,
     secrets: Vec<Token>,
@@ -42,6 +55,10 @@ struct Shared {
 impl Shared {
     fn spool(&self) -> MutexGuard<'_, Spool> {
         self.spool.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn thinning(&self) -> MutexGuard<'_, Thinning> {
+        self.thinning.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -56,6 +73,7 @@ impl Reporter {
     ) -> io::Result<(Self, JoinHandle<()>)> {
         let shared = Arc::new(Shared {
             spool: Mutex::new(Spool::create(directory)?),
+            thinning: Mutex::default(),
             appended: Notify::new(),
             acknowledged: watch::Sender::new(0),
             secrets,
@@ -65,18 +83,26 @@ impl Reporter {
         Ok((Self(shared), sender))
     }
 
-    /// Reports one event. Waits while too much is waiting for the gateway, unless everything is about to end.
+    /// Reports one event. Never waits for the gateway.
     pub(crate) async fn report(&self, event: RunnerEvent) {
-        self.room().await;
-        let event = within_limit(event);
+        self.append(event);
+        self.0.appended.notify_one();
+        // A flood of events must not keep the only thread from sending them.
+        tokio::task::yield_now().await;
+    }
+
+    fn append(&self, event: RunnerEvent) {
         let redact = |text: String| {
             self.0
                 .secrets
                 .iter()
                 .fold(text, |text, secret| text.replace(secret.expose(), "[redacted]"))
         };
-        self.0.spool().append(event, SystemClock.now(), redact);
-        self.0.appended.notify_one();
+        let mut spool = self.0.spool();
+        let load = load(&spool);
+        for event in self.0.thinning().admit(event, load) {
+            spool.append(within_limit(event), SystemClock.now(), redact);
+        }
     }
 
     /// Tells people about a step.
@@ -104,19 +130,23 @@ impl Reporter {
             } => false,
         }
     }
+}
 
-    async fn room(&self) {
-        let mut acknowledged = self.0.acknowledged.subscribe();
-        while self.0.stop.reason().is_none() && self.0.spool().waiting_bytes() > MAX_WAITING {
-            // An acknowledgement or a stop; the limit only guards against both being missed.
-            let changed = async {
-                tokio::select! {
-                    _ = acknowledged.changed() => {}
-                    _ = self.0.stop.requested() => {}
-                }
-            };
-            let _ = timeout(Duration::from_secs(1), changed).await;
-        }
+/// How much waits, by the limit that is nearest.
+fn load(spool: &Spool) -> Load {
+    let (bytes, memory, events) = (
+        spool.waiting_bytes(),
+        spool.memory_bytes(),
+        spool.waiting_events(),
+    );
+    if bytes > MAX_WAITING + RESERVE || memory > MAX_IN_MEMORY + RESERVE || events > 2 * MAX_WAITING_EVENTS {
+        Load::Overfull
+    } else if bytes > MAX_WAITING || memory > MAX_IN_MEMORY || events > MAX_WAITING_EVENTS {
+        Load::Full
+    } else if bytes > MAX_WAITING / 2 || memory > MAX_IN_MEMORY / 2 || events > MAX_WAITING_EVENTS / 2 {
+        Load::High
+    } else {
+        Load::Low
     }
 }
 

@@ -11,14 +11,21 @@ use tracing::{debug, warn};
 use super::Shared;
 use super::spool::Batch;
 use crate::gateway::{Gateway, GatewayError};
+use crate::socket::Replaced;
 use crate::stop::Reason;
 
 /// Events that come together are sent together.
 const COALESCE: Duration = Duration::from_millis(10);
 /// The first pause after a failure.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
-/// The longest pause: a gateway that is back hears of its session within seconds.
-const LONGEST_PAUSE: Duration = Duration::from_secs(3);
+/// The longest pause: a gateway that is back hears of its session within about a second.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// How long it is silent if there is nothing to say.
+const SILENCE: Duration = if cfg!(test) {
+    Duration::from_millis(200)
+} else {
+    HEARTBEAT
+};
 
 /// The one task that posts events.
 #[derive(Debug)]
@@ -27,12 +34,15 @@ pub(super) struct Sender {
     gateway: Gateway,
     /// How many events a batch holds; fewer after one was refused, to find the event at fault.
     limit: usize,
+    /// Another process that takes over is told at once who is there.
+    changes: Replaced,
 }
 
 impl Sender {
     pub(super) fn new(shared: Arc<Shared>, gateway: Gateway) -> Self {
         Self {
             shared,
+            changes: gateway.changes(),
             gateway,
             limit: MAX_BATCH_EVENTS,
         }
@@ -54,7 +64,10 @@ impl Sender {
             match self.deliver(batch).await {
                 Progress::Made => pause = FIRST_PAUSE,
                 Progress::None => {
-                    sleep(jittered(pause)).await;
+                    tokio::select! {
+                        () = sleep(jittered(pause)) => {}
+                        () = self.changes.wait() => {}
+                    }
                     pause = (pause * 2).min(LONGEST_PAUSE);
                     continue;
                 }
@@ -74,6 +87,10 @@ impl Sender {
             }
             Err(error) if error.malformed() && count > 0 => self.refused(&error, count),
             Err(error) => {
+                if matches!(error, GatewayError::Late(_)) {
+                    // Perhaps it was too much at once.
+                    self.limit = (count / 2).max(1);
+                }
                 debug!(%error, first, count, "events are not delivered yet");
                 Progress::None
             }
@@ -117,13 +134,14 @@ impl Sender {
         Progress::None
     }
 
-    async fn wait_for_more(&self) {
+    async fn wait_for_more(&mut self) {
         if self.shared.spool().waiting_bytes() > 0 {
             return;
         }
         tokio::select! {
             () = self.shared.appended.notified() => sleep(COALESCE).await,
-            () = sleep(HEARTBEAT) => {}
+            () = self.changes.wait() => {}
+            () = sleep(SILENCE) => {}
         }
     }
 }

@@ -34,6 +34,8 @@ pub(super) struct Spool {
     /// Where the next line goes.
     end: u64,
     waiting: u64,
+    /// How much of it is in memory.
+    memory: u64,
 }
 
 /// Lines to send.
@@ -63,6 +65,7 @@ impl Spool {
             entries: VecDeque::new(),
             end: 0,
             waiting: 0,
+            memory: 0,
         })
     }
 
@@ -96,6 +99,7 @@ impl Spool {
             }
             Err(error) => {
                 warn!(%error, "the spool cannot be written, the event stays in memory");
+                self.memory += length as u64;
                 self.entries.push_back(Place::Memory(line));
             }
         }
@@ -109,6 +113,22 @@ impl Spool {
     /// How many bytes are not acknowledged.
     pub(super) fn waiting_bytes(&self) -> u64 {
         self.waiting
+    }
+
+    /// How many of them are in memory.
+    pub(super) fn memory_bytes(&self) -> u64 {
+        self.memory
+    }
+
+    /// How many events are not acknowledged.
+    pub(super) fn waiting_events(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// The size of the file.
+    #[cfg(test)]
+    pub(super) fn file_bytes(&self) -> u64 {
+        self.file.metadata().unwrap().len()
     }
 
     /// The first lines, up to both limits, but at least one if there is any.
@@ -142,6 +162,7 @@ impl Spool {
             && let Some(place) = self.entries.pop_front()
         {
             self.waiting -= place.length() as u64;
+            self.memory -= place.memory();
             self.first += 1;
         }
         self.compact();
@@ -154,6 +175,7 @@ impl Spool {
         line.push(b'\n');
         if let Some(place) = self.entries.front_mut() {
             self.waiting = self.waiting - place.length() as u64 + line.len() as u64;
+            self.memory = self.memory - place.memory() + line.len() as u64;
             *place = Place::Memory(line);
         }
     }
@@ -204,6 +226,13 @@ impl Place {
         match self {
             Self::Disk { length, .. } => *length,
             Self::Memory(line) => line.len(),
+        }
+    }
+
+    fn memory(&self) -> u64 {
+        match self {
+            Self::Disk { .. } => 0,
+            Self::Memory(line) => line.len() as u64,
         }
     }
 }

@@ -11,10 +11,11 @@ use fabrica_core::protocol::{Acknowledgement, Envelope, Instruction, MAX_BATCH_E
 use serde_json::{Map, json};
 use tempfile::TempDir;
 use tokio::net::UnixListener;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::*;
 use crate::environment::Environment;
+use crate::socket::Socket;
 use crate::stop::Reason;
 
 type Answer = dyn Fn(usize, &[Envelope]) -> Option<Response> + Send + Sync;
@@ -75,7 +76,9 @@ impl Rig {
         let environment =
             Environment::from_variables(variables.map(|(name, value)| (name.into(), value))).unwrap();
         let stop = Stop::new();
-        let gateway = Gateway::new(&environment);
+        let watched = Socket::new(environment.socket.clone());
+        tokio::spawn(watched.clone().watch());
+        let gateway = Gateway::new(&environment, watched);
         let secrets = vec![environment.runner_token.clone()];
         let (reporter, _) = Reporter::start(directory.path(), gateway, secrets, stop.clone()).unwrap();
         Self {
@@ -246,34 +249,79 @@ async fn reports_are_bounded_and_hold_no_token() {
     assert!(!text.contains("canary"));
 }
 
-#[tokio::test]
-async fn the_agent_waits_while_too_much_waits_for_the_gateway() {
-    let rig = Rig::new(|_, _| None);
-    let detail = Map::from_iter([("text".to_owned(), json!("x".repeat(200_000)))]);
-    let entry = TranscriptEntry {
+fn large_entry(text: &str) -> RunnerEvent {
+    RunnerEvent::Agent(TranscriptEntry {
         kind: "text".into(),
         parent: None,
-        summary: String::new(),
-        detail,
+        summary: text.into(),
+        detail: Map::from_iter([("text".to_owned(), json!("x".repeat(200_000)))]),
+    })
+}
+
+#[tokio::test]
+async fn while_too_much_waits_entries_are_left_out_and_counted_and_the_outcome_arrives() {
+    let rig = Rig::new(|_, _| None);
+    let within = async |event| {
+        let reported = timeout(Duration::from_secs(5), rig.reporter.report(event)).await;
+        reported.expect("nobody waits for a gateway that is away");
     };
-    let mut sent = 0;
-    while timeout(
-        Duration::from_millis(400),
-        rig.reporter.report(RunnerEvent::Agent(entry.clone())),
-    )
-    .await
-    .is_ok()
-    {
-        sent += 1;
-        assert!(sent < 1_000);
+    for _ in 0..200 {
+        within(large_entry("flood")).await;
     }
+    let spooled = rig.reporter.0.spool().file_bytes();
+    assert!(spooled < MAX_WAITING + RESERVE, "{spooled} bytes on the disk");
+    let kept = rig.reporter.0.spool().last();
+    within(RunnerEvent::Completed(fabrica_core::protocol::JobResult {
+        summary: "done".into(),
+        pushed: None,
+        verification: vec![],
+    }))
+    .await;
     let rig = rig.open();
-    timeout(
-        Duration::from_secs(20),
-        rig.reporter.report(RunnerEvent::Agent(entry)),
-    )
-    .await
-    .expect("there is room again");
     assert!(rig.delivered().await);
-    assert_eq!(rig.stored().len(), sent + 1);
+    let stored = rig.stored();
+    assert_eq!(stored.len() as u64, kept + 2);
+    let RunnerEvent::Agent(note) = &stored[stored.len() - 2].event else {
+        panic!("{stored:?}")
+    };
+    assert_eq!(note.summary, format!("… {} lines left out", 200 - kept));
+    assert!(matches!(stored.last().unwrap().event, RunnerEvent::Completed(_)));
+    rig.reporter.report(large_entry("after")).await;
+    assert!(rig.delivered().await);
+    assert_eq!(rig.stored().len(), stored.len() + 1, "there is room again");
+}
+
+#[tokio::test]
+async fn a_silent_agent_is_told_from_a_frozen_sandbox_by_empty_batches() {
+    let rig = Rig::new(|_, _| None).open();
+    rig.reporter.progress("test", "one event, then silence").await;
+    assert!(rig.delivered().await);
+    let before = rig.stub.deliveries.load(Ordering::SeqCst);
+    let beats = async {
+        while rig.stub.deliveries.load(Ordering::SeqCst) < before + 4 {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(Duration::from_secs(30), beats)
+        .await
+        .expect("it goes on asking");
+    assert_eq!(rig.stored().len(), 1, "the batches were empty");
+}
+
+#[tokio::test]
+async fn a_new_owner_hears_of_a_silent_runner_at_once() {
+    // The first owner accepts connections, as the kernel does for a frozen process, and never answers.
+    let rig = Rig::new(|_, _| None);
+    let _frozen = UnixListener::bind(rig.socket()).unwrap();
+    rig.reporter.progress("test", "to the frozen one").await;
+    sleep(Duration::from_millis(300)).await;
+    std::fs::remove_file(rig.socket()).unwrap();
+    let rig = rig.open();
+    // Sooner than a request to the first one is given up.
+    assert!(
+        timeout(crate::gateway::PATIENCE / 2, rig.delivered())
+            .await
+            .unwrap()
+    );
+    assert_eq!(rig.stored().len(), 1);
 }

@@ -9,11 +9,28 @@ use tokio::process::Command;
 use tokio::time::sleep;
 
 use super::git::{Git, Output, args, git_failed};
+use super::preflight::preflight;
 use crate::environment::Token;
+use crate::gateway::{Gateway, Service};
 use crate::report::Reporter;
 
-/// How often a clone that broke off is begun again.
+/// How often a clone that broke off is begun again, while the gateway was there all the time.
 const TRIES: u32 = 4;
+/// The pause after the first time; it doubles.
+const PAUSE: Duration = Duration::from_millis(500);
+/// The pause if it was the gateway that was away.
+const AWAY_PAUSE: Duration = Duration::from_millis(200);
+
+/// What fetching needs.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Remotely<'a> {
+    pub(crate) git: &'a Git,
+    pub(crate) gateway: &'a Gateway,
+    /// The agent's.
+    pub(crate) token: &'a Token,
+    pub(crate) job: &'a Job,
+    pub(crate) reporter: &'a Reporter,
+}
 
 /// A clone on its branch.
 #[derive(Debug, Clone)]
@@ -34,16 +51,13 @@ pub(crate) struct Checkout {
 
 /// Clones the repository and checks out the job's branch: a new one from the base, or the one that is there already,
 /// be it from an earlier attempt or because the plan names it.
-pub(crate) async fn clone(
-    git: &Git,
-    token: &Token,
-    job: &Job,
-    directory: &Path,
-    reporter: &Reporter,
-) -> Result<Checkout, Failure> {
-    let remote = Remote::ask(git, token, job).await?;
+pub(crate) async fn clone(remotely: Remotely<'_>, directory: &Path) -> Result<Checkout, Failure> {
+    let Remotely {
+        git, job, reporter, ..
+    } = remotely;
+    let remote = Remote::ask(remotely).await?;
     let base = remote.base(job)?;
-    fetch(git, token, job, &base, directory).await?;
+    fetch(remotely, &base, directory).await?;
     let inside = || git.inside(directory);
     for (key, value) in [
         ("user.name", &job.committer.name),
@@ -68,7 +82,7 @@ pub(crate) async fn clone(
         published: remote.branch,
     };
     if remote.branch {
-        continue_branch(git, token, job, &mut checkout, reporter).await?;
+        continue_branch(remotely, &mut checkout).await?;
     } else if checkout.branch != checkout.base {
         git.answer(args!(
             inside(),
@@ -97,13 +111,14 @@ struct Remote {
 }
 
 impl Remote {
-    async fn ask(git: &Git, token: &Token, job: &Job) -> Result<Self, Failure> {
+    async fn ask(remotely: Remotely<'_>) -> Result<Self, Failure> {
+        let Remotely { git, token, job, .. } = remotely;
         let make = || {
             let mut command = args!(git.command(Path::new("/")), "ls-remote", "--symref", git.url());
             command.args(["HEAD", "refs/heads/*"]).envs(git.credential(token));
             command
         };
-        let output = again(git, make, || Ok(())).await?;
+        let output = remotely.again(make, || Ok(())).await?;
         Ok(Self::parse(&output.stdout, job.base.as_deref(), &job.branch))
     }
 
@@ -168,7 +183,8 @@ impl Remote {
     }
 }
 
-async fn fetch(git: &Git, token: &Token, job: &Job, base: &str, directory: &Path) -> Result<(), Failure> {
+async fn fetch(remotely: Remotely<'_>, base: &str, directory: &Path) -> Result<(), Failure> {
+    let Remotely { git, token, job, .. } = remotely;
     let parent = directory.parent().unwrap_or(Path::new("/"));
     let make = || {
         let mut command = args!(
@@ -195,39 +211,53 @@ async fn fetch(git: &Git, token: &Token, job: &Job, base: &str, directory: &Path
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(unusable(&error)),
         _ => Ok(()),
     };
-    again(git, make, clear).await.map(drop)
+    remotely.again(make, clear).await.map(drop)
 }
 
-/// A gateway that is restarted cuts connections: what broke off is begun again.
-async fn again(
-    git: &Git,
-    make: impl Fn() -> Command,
-    before: impl Fn() -> Result<(), Failure>,
-) -> Result<Output, Failure> {
-    let mut tries = 0;
-    loop {
-        before()?;
-        let output = git.run(make()).await?;
-        if output.success() {
-            return Ok(output);
+impl Remotely<'_> {
+    /// A gateway that is restarted cuts connections: what broke off is begun again, for as long as it is the gateway
+    /// that is away. What is refused is not.
+    async fn again(
+        &self,
+        make: impl Fn() -> Command,
+        before: impl Fn() -> Result<(), Failure>,
+    ) -> Result<Output, Failure> {
+        let mut tries = 0;
+        loop {
+            before()?;
+            let disturbances = self.gateway.disturbances();
+            let output = self.git.run(make()).await?;
+            if output.success() {
+                return Ok(output);
+            }
+            let failure = git_failed(&output);
+            if failure.code == "sandbox.disk_full" {
+                return Err(failure.retryable());
+            }
+            // Git does not say why a request was refused; the gateway does, and is waited for.
+            preflight(self.gateway, Service::UploadPack).await?;
+            if output.put_off() || self.gateway.disturbances() > disturbances {
+                sleep(AWAY_PAUSE).await;
+                continue;
+            }
+            tries += 1;
+            if tries == TRIES {
+                return Err(failure.retryable());
+            }
+            sleep(PAUSE * 2_u32.pow(tries)).await;
         }
-        tries += 1;
-        let failure = git_failed(&output);
-        if tries == TRIES || failure.code == "sandbox.disk_full" {
-            return Err(failure.retryable());
-        }
-        sleep(Duration::from_millis(500) * 2_u32.pow(tries)).await;
     }
 }
 
 /// Goes on where the branch ends on the remote: nothing that is there is ever overwritten.
-async fn continue_branch(
-    git: &Git,
-    token: &Token,
-    job: &Job,
-    checkout: &mut Checkout,
-    reporter: &Reporter,
-) -> Result<(), Failure> {
+async fn continue_branch(remotely: Remotely<'_>, checkout: &mut Checkout) -> Result<(), Failure> {
+    let Remotely {
+        git,
+        token,
+        job,
+        reporter,
+        ..
+    } = remotely;
     let branch = checkout.branch.clone();
     let tracking = format!("refs/remotes/origin/{branch}");
     let fetch = |depth: Option<String>| {
@@ -241,12 +271,8 @@ async fn continue_branch(
         command
     };
     let inside = || git.inside(&checkout.directory);
-    again(
-        git,
-        || fetch(job.depth.map(|depth| format!("--depth={}", depth.max(1)))),
-        || Ok(()),
-    )
-    .await?;
+    let depth = || job.depth.map(|depth| format!("--depth={}", depth.max(1)));
+    remotely.again(|| fetch(depth()), || Ok(())).await?;
     let merge_base = || args!(inside(), "merge-base", &checkout.base_commit, &tracking);
     if !git.succeeds(merge_base()).await? {
         let shallow = git
@@ -254,7 +280,9 @@ async fn continue_branch(
             .await?;
         if shallow == "true" {
             // Where the two branches part is further back than what was cloned.
-            again(git, || fetch(Some("--unshallow".to_owned())), || Ok(())).await?;
+            remotely
+                .again(|| fetch(Some("--unshallow".to_owned())), || Ok(()))
+                .await?;
         }
     }
     git.answer(args!(

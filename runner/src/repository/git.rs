@@ -51,6 +51,11 @@ impl Output {
         self.status.success()
     }
 
+    /// Whether the gateway said that it cannot answer now. It says this of itself only, never of the git host.
+    pub(crate) fn put_off(&self) -> bool {
+        self.stderr.contains("returned error: 503") || self.stderr.contains("HTTP 503")
+    }
+
     /// The last lines of what it said to people.
     pub(crate) fn lines(&self) -> Vec<String> {
         self.stderr.lines().map(str::to_owned).collect()

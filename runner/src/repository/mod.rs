@@ -6,7 +6,7 @@ mod leftovers;
 mod preflight;
 mod push;
 
-pub(crate) use checkout::{Checkout, clone};
+pub(crate) use checkout::{Checkout, Remotely, clone};
 pub(crate) use git::Git;
 pub(crate) use leftovers::{Work, commit_leftovers, inspect};
 pub(crate) use preflight::preflight;

@@ -7,31 +7,34 @@ use tokio::time::sleep;
 
 use crate::gateway::{Gateway, GatewayError, Service};
 
-/// How often a repository that cannot be reached is asked for.
+/// How often a git host that cannot be reached is asked for.
 const TRIES: u32 = 4;
-/// The pause after the first try; it doubles.
+/// The pause after the first try; it grows.
 const PAUSE: Duration = Duration::from_millis(500);
-/// The longest pause while the gateway itself is away.
-const LONGEST_PAUSE: Duration = Duration::from_secs(3);
+/// The longest pause while the gateway itself is away: one that is back is found within about a second.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// Asks for the repository. A gateway that is away is waited for; a host that is away is asked a few times.
 pub(crate) async fn preflight(gateway: &Gateway, service: Service) -> Result<(), Failure> {
-    let mut pause = PAUSE;
+    let mut waits = 0;
     let mut tries = 0;
     loop {
-        match gateway.advertisement(service).await {
+        let pause = match gateway.advertisement(service).await {
             Ok(()) => return Ok(()),
-            Err(GatewayError::Away(_)) => {}
+            Err(error) if error.away() => {
+                waits += 1;
+                (PAUSE * waits).min(LONGEST_PAUSE)
+            }
             Err(error) => {
                 let failure = failure(&error, service);
                 tries += 1;
                 if !failure.retryable || tries == TRIES {
                     return Err(failure);
                 }
+                PAUSE * 2_u32.pow(tries - 1)
             }
-        }
+        };
         sleep(pause).await;
-        pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }
 

@@ -13,6 +13,7 @@ use fabrica_core::clock::{Entropy as _, SystemEntropy};
 use fabrica_core::failure::Failure;
 use fabrica_core::protocol::Pushed;
 use rustix::fs::OFlags;
+use tokio::process::Command;
 use tokio::time::{Instant, sleep};
 
 use super::checkout::Checkout;
@@ -21,10 +22,12 @@ use super::preflight::preflight;
 use crate::environment::Token;
 use crate::gateway::{Gateway, Service};
 
-/// How long a push is tried while nothing presses: a gateway may be restarted meanwhile.
+/// How long a push is tried while nothing presses, counted from when the gateway was away last.
 const PATIENCE: Duration = Duration::from_mins(10);
 /// The longest pause between two tries.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// The same if it was the gateway that was away.
+const AWAY_PAUSE: Duration = Duration::from_millis(200);
 /// How long the list of a shallow clone's ends may be.
 const MAX_SHALLOW: u64 = 1024 * 1024;
 
@@ -43,32 +46,63 @@ impl Pusher<'_> {
         preflight(self.gateway, Service::ReceivePack).await?;
         let bare = self.bare(checkout).await?;
         let refspec = format!("{}:refs/heads/{}", pushed.head, pushed.branch);
-        let started = Instant::now();
+        let mut started = Instant::now();
         let mut pause = Duration::from_millis(500);
         loop {
-            let mut command = self.git.command(&bare);
-            command
-                .env("GIT_CONFIG_NOSYSTEM", "1")
-                .args(["--git-dir", ".", "push", "--porcelain", "--no-verify"])
-                .args(["--recurse-submodules=no", "--no-signed", "--no-force"])
-                .arg(self.git.url())
-                .arg(&refspec)
-                .envs(self.git.credential(self.token));
-            let output = self.git.run(command).await?;
+            let disturbances = self.gateway.disturbances();
+            let output = self.git.run(self.command(&bare, &refspec)).await?;
             if output.success() {
                 return Ok(());
             }
-            if let Some(failure) = refusal(&output, &pushed.branch) {
-                return Err(failure);
+            let refused = refusal(&output, &pushed.branch);
+            // A push whose answer was lost may have come through, even while this one was on its way.
+            if refused.is_some() && self.arrived(pushed).await? {
+                return Ok(());
+            }
+            match refused {
+                Some(_) if locked(&output) && self.gateway.disturbances() > disturbances => {}
+                Some(failure) => return Err(failure),
+                None => {}
+            }
+            // Git does not say why a request was refused; the gateway does, and is waited for. To push again is safe: what
+            // came through nevertheless is found to be there.
+            preflight(self.gateway, Service::ReceivePack).await?;
+            if output.put_off() || self.gateway.disturbances() > disturbances {
+                started = Instant::now();
+                sleep(AWAY_PAUSE).await;
+                continue;
             }
             if started.elapsed() > PATIENCE {
                 return Err(git_failed(&output).retryable());
             }
             sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
-            // Git does not say why a request was refused; the gateway does.
-            preflight(self.gateway, Service::ReceivePack).await?;
         }
+    }
+
+    fn command(&self, bare: &Path, refspec: &str) -> Command {
+        let mut command = self.git.command(bare);
+        command
+            .env("GIT_CONFIG_NOSYSTEM", "1")
+            .args(["--git-dir", ".", "push", "--porcelain", "--no-verify"])
+            .args(["--recurse-submodules=no", "--no-signed", "--no-force"])
+            .arg(self.git.url())
+            .arg(refspec)
+            .envs(self.git.credential(self.token));
+        command
+    }
+
+    /// Whether the commit is the head of the branch on the remote already.
+    async fn arrived(&self, pushed: &Pushed) -> Result<bool, Failure> {
+        let mut command = self.git.command(Path::new("/"));
+        command
+            .arg("ls-remote")
+            .arg(self.git.url())
+            .arg(format!("refs/heads/{}", pushed.branch))
+            .envs(self.git.credential(self.token));
+        let output = self.git.run(command).await?;
+        let head = output.stdout.split_ascii_whitespace().next();
+        Ok(output.success() && head == Some(&pushed.head))
     }
 
     async fn bare(&self, checkout: &Checkout) -> Result<PathBuf, Failure> {
@@ -129,6 +163,12 @@ fn shallow(path: &Path) -> io::Result<Option<Vec<u8>>> {
         writeln!(ends, "{line}")?;
     }
     Ok((!ends.is_empty()).then_some(ends))
+}
+
+/// Whether it was refused because another push, such as the one before that was cut, is at work on the same branch.
+fn locked(output: &Output) -> bool {
+    let said = |words| output.stdout.contains(words) || output.stderr.contains(words);
+    said("cannot lock ref") || said("failed to update ref")
 }
 
 /// The meaning of a push that was refused for good; nothing if it only broke off.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use fabrica_core::plan::Agent;
 use fabrica_core::protocol::{RunnerEvent, Usage};
 
-use crate::support::{AGENT_TOKEN, End, SESSION, Sandbox};
+use crate::support::{AGENT_TOKEN, End, Moment, SESSION, Sandbox, Trouble, until};
 
 const BRANCH: &str = "fabrica/5c0ffee0";
 
@@ -83,6 +83,26 @@ async fn it_is_called_as_the_facts_say_and_its_stream_is_reported() {
     let used = used(&end);
     assert_eq!((used.input_tokens, used.output_tokens, used.turns), (800, 120, 4));
     assert!((used.cost_usd - 0.0056).abs() < 1e-9);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn its_transcript_is_kept_through_a_takeover() {
+    for trouble in [Trouble::Freezes, Trouble::Dies, Trouble::PutsOff] {
+        let sandbox = sandbox_with(&replay("success.jsonl", "exit 0"));
+        let moment = Moment {
+            request: "PUT /session/artifacts",
+            served: false,
+        };
+        sandbox.gateway.expect(moment, trouble);
+        let running = sandbox.start();
+        until(|| !sandbox.gateway.expects()).await;
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        sandbox.gateway.open();
+        let end = sandbox.end(running).await;
+        assert!(end.completed().pushed.is_some());
+        let kept = sandbox.gateway.artifact("claude-transcript.jsonl").unwrap();
+        assert_eq!(kept, "{\"n\":1}\n", "{trouble:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -171,5 +191,32 @@ async fn the_real_agent_works_in_the_repository_and_obeys_no_settings_in_it() {
         .collect();
     for kind in ["tool_use", "tool_result", "text", "result"] {
         assert!(kinds.contains(&kind), "{kinds:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_real_agent_survives_a_gateway_that_is_taken_over_in_the_middle_of_its_work() {
+    let program = std::env::var_os("FABRICA_TEST_CLAUDE").map(PathBuf::from);
+    let program = program.expect("FABRICA_TEST_CLAUDE is not set: run `make test`");
+    for trouble in [Trouble::Freezes, Trouble::Dies, Trouble::PutsOff] {
+        for served in [false, true] {
+            let sandbox = sandbox_with(&format!("#!/bin/sh\nexec {} \"$@\"\n", program.display()));
+            let commit = "echo hello > hello.txt && git add hello.txt && git commit -q -m 'Add a greeting'";
+            sandbox.gateway.play(&[commit, "git log --oneline -1"]);
+            let request = "POST /model/v1/messages";
+            sandbox.gateway.expect(Moment { request, served }, trouble);
+            let running = sandbox.start();
+            until(|| !sandbox.gateway.expects()).await;
+            tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+            sandbox.gateway.open();
+            let end = sandbox.end(running).await;
+            let result = end.completed();
+            assert_eq!(result.summary, "Everything is done.", "{trouble:?} {served}");
+            assert_eq!(
+                result.pushed.as_ref().unwrap().subjects,
+                ["Add a greeting"],
+                "{trouble:?} {served}"
+            );
+        }
     }
 }

@@ -9,5 +9,7 @@
 
 mod claude;
 mod distrust;
+mod flood;
 mod session;
 mod support;
+mod takeover;

@@ -4,7 +4,7 @@ mod stage;
 
 use clap::Args;
 use fabrica_cli::assembly::{
-    Assembly, DataArgs, Engine, RuntimeArgs, SandboxArgs, assemble_on, connect_engine, secret,
+    Assembly, DataArgs, Engine, RuntimeArgs, SandboxArgs, WorkerArgs, assemble_on, connect_engine, secret,
 };
 use fabrica_cli::rehearsal::{PullRequest, Rehearsal, RehearsalOptions, scripts};
 use fabrica_core::clock::SystemEntropy;
@@ -60,6 +60,8 @@ pub(crate) struct DemoArgs {
     data: DataArgs,
     #[command(flatten)]
     sandbox: SandboxArgs,
+    #[command(flatten)]
+    worker: WorkerArgs,
 }
 
 pub(crate) async fn run(mut args: DemoArgs, ui: Ui) -> Result<Exit, Problem> {

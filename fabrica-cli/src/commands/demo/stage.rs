@@ -61,5 +61,6 @@ pub(super) fn settings(
             plain_http: vec![host],
         },
         sandbox: args.sandbox.clone(),
+        worker: args.worker.clone(),
     })
 }

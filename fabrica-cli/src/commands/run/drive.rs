@@ -53,9 +53,18 @@ impl Drive<'_> {
         submission: Submission,
         interrupts: &mut Interrupts,
     ) -> Result<Driven, Problem> {
+        let session = self.assembly.orchestrator.submit(submission).await?.session();
+        self.follow(session, interrupts).await
+    }
+
+    /// Works on a session until it is settled.
+    pub(crate) async fn follow(
+        self,
+        session: SessionId,
+        interrupts: &mut Interrupts,
+    ) -> Result<Driven, Problem> {
         let begun = Instant::now();
         let orchestrator = &self.assembly.orchestrator;
-        let session = orchestrator.submit(submission).await?.session();
         if !self.json {
             self.ui
                 .say(&self.ui.styled(Style::Bold, &format!("session {session}")));

@@ -13,7 +13,7 @@ use fabrica_core::orchestrator::Submission;
 use fabrica_core::plan::{Agent, Plan};
 use fabrica_core::ports::RuntimeError;
 
-pub(crate) use drive::{Drive, conclude};
+pub(crate) use drive::{Drive, Driven, conclude};
 pub(crate) use interrupt::{Interrupts, interrupted};
 use plan_file::PlanFile;
 
@@ -115,7 +115,7 @@ fn check_credential(settings: &Settings, plan: &Plan) -> Result<(), Problem> {
 }
 
 /// A sandbox whose limits do not hold is refused before anything is stored.
-fn check_limits(assembly: &Assembly, settings: &Settings) -> Result<(), Problem> {
+pub(crate) fn check_limits(assembly: &Assembly, settings: &Settings) -> Result<(), Problem> {
     let missing = super::doctor::unenforced(&assembly.capabilities);
     if missing.is_empty() || settings.sandbox.allow_unenforced_limits {
         return Ok(());

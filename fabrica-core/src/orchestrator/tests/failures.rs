@@ -3,18 +3,20 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
-use crate::ids::Fence;
+use crate::ids::{Fence, LeaseNumber};
+use crate::orchestrator::attempt::Driven;
+use crate::orchestrator::lease::Lease;
 use crate::ports::gateway::{GatewayEndpoint, GatewayError};
 use crate::ports::runtime::{ContainerName, Ensured, Observation, RuntimeError};
 use crate::ports::store::{AttemptEnd, Claimed, StoreError};
 use crate::session::Spec;
 use crate::testing::{MockContainerRuntime, MockGateway, MockStore};
 
-fn session_id() -> SessionId {
+pub(super) fn session_id() -> SessionId {
     "018f4e1c-7a52-4cc3-9d51-0a6f3ad1c2b4".parse().unwrap()
 }
 
-fn claimed(plan: &str, attempt: u32) -> Claimed {
+pub(super) fn claimed(plan: &str, attempt: u32) -> Claimed {
     let at = chrono::DateTime::UNIX_EPOCH;
     let session = Session {
         id: session_id(),
@@ -42,20 +44,22 @@ fn claimed(plan: &str, attempt: u32) -> Claimed {
         session,
         spec,
         max_attempts: 1,
-        unpublished: None,
+        lease: LeaseNumber::new(1),
+        resumed: None,
+        reported: None,
     }
 }
 
 /// The mocks of one attempt, and how it ended.
-struct Attempt {
-    store: MockStore,
-    runtime: MockContainerRuntime,
-    gateway: MockGateway,
-    forge: MockForge,
+pub(super) struct Attempt {
+    pub(super) store: MockStore,
+    pub(super) runtime: MockContainerRuntime,
+    pub(super) gateway: MockGateway,
+    pub(super) forge: MockForge,
 }
 
 impl Attempt {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             store: MockStore::new(),
             runtime: MockContainerRuntime::new(),
@@ -64,7 +68,7 @@ impl Attempt {
         }
     }
 
-    fn starts(mut self) -> Self {
+    pub(super) fn starts(mut self) -> Self {
         self.store
             .expect_start_attempt()
             .times(1)
@@ -72,7 +76,7 @@ impl Attempt {
         self
     }
 
-    fn opens(mut self) -> Self {
+    pub(super) fn opens(mut self) -> Self {
         self.gateway.expect_open().times(1).returning(|_| {
             Ok(GatewayEndpoint {
                 directory: "/run/fabrica/x".into(),
@@ -82,20 +86,29 @@ impl Attempt {
     }
 
     /// The clean-up comes, once, on every path on which something was opened.
-    fn cleans_up(mut self) -> Self {
+    pub(super) fn cleans_up(mut self) -> Self {
         self.gateway.expect_close().times(1).returning(|_| Ok(()));
         self.runtime.expect_remove().times(1).returning(|_| Ok(()));
         self
     }
 
+    /// Only this process's own part of the access ends.
+    pub(super) fn lets_go(mut self) -> Self {
+        self.gateway.expect_release().times(1).returning(|_| ());
+        self
+    }
+
     /// Drives it and returns its end as the store saw it.
-    async fn drive(self, claimed: Claimed) -> (AttemptEnd, Vec<crate::message::NewMessage>) {
+    pub(super) async fn drive(self, claimed: Claimed) -> (AttemptEnd, Vec<crate::message::NewMessage>) {
         let Self {
             mut store,
             runtime,
             gateway,
             forge,
         } = self;
+        store
+            .expect_renew_leases()
+            .returning(|_, fences, _| Ok(fences.to_vec()));
         let ends = Arc::new(std::sync::Mutex::new(Vec::new()));
         let seen = ends.clone();
         store.expect_finish_attempt().returning(move |_, end, messages| {
@@ -108,13 +121,13 @@ impl Attempt {
         ends.remove(0)
     }
 
-    async fn run(
+    pub(super) async fn run(
         store: MockStore,
         runtime: MockContainerRuntime,
         gateway: MockGateway,
         forge: MockForge,
         claimed: Claimed,
-    ) {
+    ) -> Driven {
         let options = Options {
             engine_patience: Duration::from_millis(20),
             ..options()
@@ -123,12 +136,22 @@ impl Attempt {
             Orchestrator::builder(Arc::new(store), Arc::new(runtime), Arc::new(gateway), options)
                 .forge(Arc::new(forge))
                 .build();
-        let signals = crate::orchestrator::attempt::Signals::default();
-        crate::orchestrator::attempt::drive(orchestrator.inner.clone(), claimed, signals).await;
+        let lease = Lease::new(
+            claimed.fence(),
+            tokio::time::Instant::now() + Duration::from_mins(1),
+        );
+        crate::orchestrator::attempt::Attempt {
+            inner: orchestrator.inner.clone(),
+            claimed: Arc::new(claimed),
+            lease: Arc::new(lease),
+            signals: crate::orchestrator::attempt::Signals::default(),
+        }
+        .drive()
+        .await
     }
 }
 
-fn code(end: &AttemptEnd) -> &str {
+pub(super) fn code(end: &AttemptEnd) -> &str {
     match end {
         AttemptEnd::Failed(failure) => {
             assert!(!failure.advice.is_empty());
@@ -138,14 +161,14 @@ fn code(end: &AttemptEnd) -> &str {
     }
 }
 
-fn unavailable() -> StoreError {
+pub(super) fn unavailable() -> StoreError {
     StoreError::Unavailable {
         message: "gone".into(),
         source: None,
     }
 }
 
-fn engine_down() -> RuntimeError {
+pub(super) fn engine_down() -> RuntimeError {
     RuntimeError::Unavailable {
         engine: "docker".into(),
         message: "refused".into(),
@@ -285,6 +308,7 @@ async fn the_containers_of_earlier_attempts_are_removed_first() {
         let fence = Fence {
             session: session_id(),
             attempt: crate::ids::AttemptNumber::new(number),
+            lease: LeaseNumber::new(1),
         };
         attempt
             .gateway
@@ -312,7 +336,7 @@ fn unpublished() -> Claimed {
         "pushed": {"branch": "fabrica/x", "base": "main", "head": "abc", "commits": 1, "subjects": ["One"]},
     });
     Claimed {
-        unpublished: Some(result),
+        reported: Some(result),
         ..claimed(PLAN, 1)
     }
 }
@@ -402,6 +426,9 @@ async fn a_pull_request_that_cannot_be_stored_does_not_complete_the_session() {
 #[tokio::test(start_paused = true)]
 async fn the_end_is_stored_once_the_database_is_back() {
     let mut store = MockStore::new();
+    store
+        .expect_renew_leases()
+        .returning(|_, fences, _| Ok(fences.to_vec()));
     let asked = AtomicUsize::new(0);
     store.expect_finish_attempt().times(3).returning(move |_, _, _| {
         match asked.fetch_add(1, Ordering::SeqCst) {
@@ -422,7 +449,8 @@ async fn the_end_is_stored_once_the_database_is_back() {
 
 #[tokio::test]
 async fn an_attempt_that_is_fenced_off_writes_nothing_more() {
-    let mut attempt = Attempt::new().cleans_up();
+    // Neither its container nor its directory is touched: they may be another owner's by now.
+    let mut attempt = Attempt::new().lets_go();
     attempt
         .store
         .expect_start_attempt()
@@ -434,5 +462,6 @@ async fn an_attempt_that_is_fenced_off_writes_nothing_more() {
         gateway,
         forge,
     } = attempt;
-    Attempt::run(store, runtime, gateway, forge, claimed(PLAN, 1)).await;
+    let driven = Attempt::run(store, runtime, gateway, forge, claimed(PLAN, 1)).await;
+    assert_eq!(driven, Driven::Settled);
 }

@@ -1,6 +1,7 @@
 //! The orchestration against fakes (whole sessions) and against mocks (every step that can fail).
 
 mod failures;
+mod recovery;
 mod sessions;
 mod worker;
 

@@ -7,7 +7,7 @@ use crate::message::MessageContent;
 use crate::ports::store::Created;
 
 /// Waits until a condition on the rig holds.
-async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+pub(super) async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let waited = tokio::time::timeout(Duration::from_secs(30), async {
         while !holds().await {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -88,7 +88,7 @@ async fn draining_waits_for_what_runs_and_claims_nothing_more() {
     let second = rig.submit(PLAN).await;
     let shutdown = Shutdown {
         drain: release.clone(),
-        abort: CancellationToken::new(),
+        ..Shutdown::default()
     };
     let (worker, stop) = (rig.orchestrator.clone(), shutdown.clone());
     let work = tokio::spawn(async move { worker.run(stop).await });
@@ -127,41 +127,6 @@ async fn aborting_gives_sessions_back_to_the_queue() {
         messages.last().unwrap().content.metadata["code"],
         "worker.stopped"
     );
-}
-
-#[tokio::test]
-async fn a_worker_whose_lease_is_lost_lets_go_and_the_next_attempt_finishes() {
-    // The lease cannot be renewed in time: it is shorter than the timer's own grain.
-    let slow = Options {
-        lease: Duration::from_millis(30),
-        worker: WorkerId::new("slow"),
-        ..options()
-    };
-    let script = |job: &Job| match job.attempt.get() {
-        1 => works_until_stopped(job),
-        _ => Script::completes(job),
-    };
-    let rig = Rig::with(
-        script,
-        Options {
-            lease: Duration::from_mins(10),
-            ..options()
-        },
-        None,
-    );
-    let id = rig.submit(PLAN).await;
-    let claim = crate::ports::store::ClaimRequest {
-        worker: slow.worker,
-        lease: slow.lease,
-        limit: 1,
-        only: None,
-    };
-    let first = rig.store.claim(&claim).await.unwrap().remove(0);
-    let ended = rig.finish(id).await;
-    assert_eq!(ended.status(), SessionStatus::Completed);
-    assert_eq!(ended.session.attempt.get(), 2);
-    let late = rig.store.record(first.fence(), Vec::new()).await;
-    assert_eq!(late.unwrap_err().code(), "session.fenced");
 }
 
 #[tokio::test]
@@ -211,6 +176,7 @@ async fn a_session_that_another_program_inserted_runs_too() {
         repo_url: "https://git.example.com/acme/app.git".into(),
         title: String::new(),
         max_attempts: 1,
+        priority: 0,
         submitter: None,
         idempotency_key: None,
         held: Duration::ZERO,

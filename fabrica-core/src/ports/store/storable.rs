@@ -153,7 +153,12 @@ impl Storable for AttemptEnd {
     fn storable(self) -> Self {
         match self {
             Self::Failed(failure) => Self::Failed(failure.storable()),
-            Self::Lost { failure, delay } => Self::Lost {
+            Self::Lost {
+                failure,
+                delay,
+                counts,
+            } => Self::Lost {
+                counts,
                 failure: failure.storable(),
                 delay,
             },

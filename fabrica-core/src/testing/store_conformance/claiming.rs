@@ -4,14 +4,12 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use super::fixture::{
-    LONG, SHORT, Subject, all_messages, claim, claim_until, created, created_as, event, ids, message,
-    new_session, request, running,
+    LONG, SHORT, Subject, all_messages, assert_every_write_is_refused, claim, created, created_as, event,
+    ids, lost, message, new_session, request, running, start,
 };
-use crate::ids::{AttemptNumber, Fence, WorkerId};
+use crate::ids::{AttemptNumber, Fence, LeaseNumber, WorkerId};
 use crate::message::MessageKind;
-use crate::ports::StoreError;
-use crate::ports::store::{AttemptEnd, AttemptStart, CancelOutcome, ClaimRequest, NewArtifact, NewSession};
-use crate::secrets::TokenHash;
+use crate::ports::store::{AttemptEnd, CancelOutcome, ClaimRequest, NewSession};
 use crate::session::SessionStatus;
 
 /// A claim takes the oldest first, and says all that an attempt needs.
@@ -33,10 +31,14 @@ pub async fn claims_the_one_that_waited_longest(store: Subject) {
         assert_eq!(claimed[0].session.id, id);
         assert_eq!(claimed[0].session.status, SessionStatus::Running);
         assert_eq!(claimed[0].session.attempt, AttemptNumber::new(1));
+        assert_eq!(
+            (claimed[0].lease, &claimed[0].resumed),
+            (LeaseNumber::new(1), &None)
+        );
         assert_eq!(claimed[0].session.worker, Some(WorkerId::new("w1")));
         assert_eq!((claimed[0].spec.session, claimed[0].spec.version), (id, 1));
         assert_eq!(claimed[0].spec.content, new_session().content);
-        assert_eq!((claimed[0].max_attempts, &claimed[0].unpublished), (2, &None));
+        assert_eq!((claimed[0].max_attempts, &claimed[0].reported), (2, &None));
         assert_eq!(
             store.session(id).await.unwrap().as_ref(),
             Some(&claimed[0].session)
@@ -129,21 +131,17 @@ pub async fn a_held_lease_is_not_claimed(store: Subject) {
     );
 }
 
-/// After its lease, a session goes to whoever asks, as a new attempt.
-pub async fn an_expired_lease_is_claimed_with_the_next_attempt(store: Subject) {
-    let id = created(&store).await;
-    let first = claim(&store, SHORT).await;
-    let second = claim(&store, LONG).await;
-    assert_eq!((first.session.id, second.session.id), (id, id));
-    assert_eq!(second.session.attempt, first.session.attempt.next());
-}
-
 /// Once there is a later attempt, nothing that the older one writes is stored.
 pub async fn every_write_of_an_older_attempt_is_refused(store: Subject) {
     let id = created(&store).await;
-    let old = claim(&store, SHORT).await.fence();
+    let old = claim(&store, LONG).await.fence();
     store.record(old, vec![event(1)]).await.unwrap();
+    store
+        .finish_attempt(old, lost(Duration::ZERO), vec![])
+        .await
+        .unwrap();
     let new = claim(&store, LONG).await.fence();
+    assert_eq!((new.attempt, new.lease), (old.attempt.next(), old.lease.next()));
     let never = Fence {
         attempt: new.attempt.next(),
         ..new
@@ -152,53 +150,16 @@ pub async fn every_write_of_an_older_attempt_is_refused(store: Subject) {
         session: ids().session(),
         ..new
     };
-    let before = (store.session(id).await.unwrap(), all_messages(&store, id).await);
-    for fence in [old, never, nobody] {
-        refused(fence, &store.start_attempt(fence, start("late")).await);
-        refused(fence, &store.record(fence, vec![event(2)]).await);
-        refused(fence, &store.record(fence, vec![event(1)]).await);
-        refused(fence, &store.record(fence, vec![]).await);
-        let artifact = NewArtifact {
-            id: ids().artifact(),
-            name: "late".into(),
-            content: vec![1],
-        };
-        refused(fence, &store.store_artifact(fence, artifact).await);
-        refused(fence, &store.set_pull_request(fence, "https://late").await);
-        refused(
-            fence,
-            &store
-                .finish_attempt(fence, AttemptEnd::Completed, vec![message("late")])
-                .await,
-        );
-    }
-    assert_eq!(
-        before,
-        (store.session(id).await.unwrap(), all_messages(&store, id).await)
-    );
-    assert_eq!(store.artifact(id, "late").await.unwrap(), None);
+    let mixed = Fence {
+        attempt: old.attempt,
+        ..new
+    };
+    assert_every_write_is_refused(&store, id, &[old, never, nobody, mixed]).await;
     assert_eq!(
         store.record(new, vec![event(1)]).await.unwrap().acknowledged,
         1,
         "the new one starts from 1"
     );
-}
-
-fn refused<T: std::fmt::Debug>(fence: Fence, outcome: &Result<T, StoreError>) {
-    assert!(
-        matches!(&outcome, Err(StoreError::Fenced(refused)) if *refused == fence),
-        "{outcome:?}"
-    );
-}
-
-fn start(title: &str) -> AttemptStart {
-    AttemptStart {
-        container: "fabrica-x-1".into(),
-        branch: "fabrica/x".into(),
-        title: title.into(),
-        runner_token: TokenHash::of("runner"),
-        agent_token: TokenHash::of("agent"),
-    }
 }
 
 /// What is missing from the answer is lost.
@@ -221,9 +182,13 @@ pub async fn only_held_leases_are_renewed(store: Subject) {
         session: ids().session(),
         ..held
     };
+    let stale = Fence {
+        lease: LeaseNumber::new(0),
+        ..held
+    };
     let worker = WorkerId::new("worker");
     let renewed = store
-        .renew_leases(&worker, &[old, ended, held, never, nobody], LONG)
+        .renew_leases(&worker, &[old, ended, held, never, nobody, stale], LONG)
         .await
         .unwrap();
     assert_eq!(renewed, [held]);
@@ -253,42 +218,26 @@ pub async fn a_renewed_lease_does_not_expire(store: Subject) {
     assert_eq!(store.claim(&request("other", LONG)).await.unwrap(), []);
 }
 
-/// A session does not run for ever: without attempts left it fails, and says why.
-pub async fn a_lost_last_attempt_fails_the_session(store: Subject) {
-    let id = created_as(
-        &store,
-        NewSession {
-            max_attempts: 1,
-            ..new_session()
-        },
-    )
-    .await;
-    let fence = claim(&store, SHORT).await.fence();
-    claim_until(&store, id, SessionStatus::Failed).await;
-    let session = store.session(id).await.unwrap().unwrap();
-    assert_eq!((session.attempt, &session.worker), (fence.attempt, &None));
-    assert!(session.completed_at.is_some());
-    let last = all_messages(&store, id).await.pop().unwrap();
-    assert_eq!((last.kind, last.sequence), (MessageKind::Error, 2));
-    assert_eq!(last.content.metadata["code"], "session.attempts_exhausted");
-    assert!(matches!(
-        store.record(fence, vec![event(1)]).await,
-        Err(StoreError::Fenced(_))
-    ));
-}
-
-/// Where nobody is left to obey, the store itself ends the session.
-pub async fn a_cancelled_session_without_worker_is_not_run_again(store: Subject) {
-    let id = created(&store).await;
-    claim(&store, SHORT).await;
+/// One that was lost while somebody asked for its end is ended by the store itself: nobody is left to obey.
+pub async fn a_cancelled_session_is_not_run_again(store: Subject) {
+    let fence = running(&store).await;
+    let id = fence.session;
     assert_eq!(
         store.request_cancel(id, message("cancel")).await.unwrap(),
         CancelOutcome::Requested
     );
-    claim_until(&store, id, SessionStatus::Cancelled).await;
+    store.finish_attempt(fence, lost(LONG), vec![]).await.unwrap();
+    let nothing = ClaimRequest {
+        limit: 0,
+        takeovers: 0,
+        ..request("worker", LONG)
+    };
+    assert_eq!(store.claim(&nothing).await.unwrap(), []);
     let session = store.session(id).await.unwrap().unwrap();
+    assert_eq!(session.status, SessionStatus::Cancelled);
     assert!(session.completed_at.is_some() && session.cancel_requested);
     let last = all_messages(&store, id).await.pop().unwrap();
+    assert_eq!(last.kind, MessageKind::Error);
     assert_eq!(last.content.metadata["code"], "session.cancelled");
 }
 

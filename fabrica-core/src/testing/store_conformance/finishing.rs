@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use super::fixture::{
     LONG, Subject, all_messages, assert_no_gaps, claim, claim_until, created, created_as, event, lost,
-    message, new_session, request, running, texts,
+    lost_without_counting, message, new_session, request, running, texts,
 };
 use crate::failure::Failure;
 use crate::ports::StoreError;
-use crate::ports::store::{AttemptEnd, CancelOutcome, NewSession};
+use crate::ports::store::{AttemptEnd, CancelOutcome, MAX_UNCOUNTED_ATTEMPTS, NewSession};
 use crate::session::SessionStatus;
 
 /// Each end has its status, its messages, and the end of the lease.
@@ -105,6 +105,64 @@ pub async fn a_lost_last_attempt_is_refused_and_changes_nothing(store: Subject) 
     assert_eq!(
         store.finish_attempt(fence, end, vec![]).await.unwrap(),
         SessionStatus::Failed
+    );
+}
+
+/// An attempt that was lost before it did anything is replaced, though not for ever.
+pub async fn attempts_that_do_not_count_are_replaced_a_bounded_number_of_times(store: Subject) {
+    let id = created_as(
+        &store,
+        NewSession {
+            max_attempts: 1,
+            ..new_session()
+        },
+    )
+    .await;
+    for replaced in 0..MAX_UNCOUNTED_ATTEMPTS {
+        let claimed = claim(&store, LONG).await;
+        assert_eq!(claimed.max_attempts, 1 + replaced);
+        assert_eq!(claimed.session.attempt.get(), 1 + replaced);
+        let status = store
+            .finish_attempt(claimed.fence(), lost_without_counting(), vec![])
+            .await
+            .unwrap();
+        assert_eq!(status, SessionStatus::Pending);
+    }
+    let last = claim(&store, LONG).await;
+    assert_eq!(last.max_attempts, 1 + MAX_UNCOUNTED_ATTEMPTS);
+    let error = store
+        .finish_attempt(last.fence(), lost_without_counting(), vec![])
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(error, StoreError::NoAttemptsLeft(session) if session == id),
+        "{error}"
+    );
+}
+
+/// One that counts uses up an attempt, one that does not leaves it.
+pub async fn attempts_that_count_are_used_up(store: Subject) {
+    let first = running(&store).await;
+    store
+        .finish_attempt(first, lost_without_counting(), vec![])
+        .await
+        .unwrap();
+    let second = claim(&store, LONG).await.fence();
+    store
+        .finish_attempt(second, lost(Duration::ZERO), vec![])
+        .await
+        .unwrap();
+    let third = claim(&store, LONG).await;
+    assert_eq!((third.session.attempt.get(), third.max_attempts), (3, 3));
+    let error = store
+        .finish_attempt(third.fence(), lost(Duration::ZERO), vec![])
+        .await
+        .unwrap_err();
+    assert!(matches!(error, StoreError::NoAttemptsLeft(_)), "{error}");
+    let end = lost_without_counting();
+    assert_eq!(
+        store.finish_attempt(third.fence(), end, vec![]).await.unwrap(),
+        SessionStatus::Pending
     );
 }
 

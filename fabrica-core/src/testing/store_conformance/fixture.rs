@@ -10,9 +10,13 @@ use crate::clock::{IdSource, SystemClock, SystemEntropy};
 use crate::failure::Failure;
 use crate::ids::{Fence, SessionId, WorkerId};
 use crate::message::{Message, MessageContent, MessageKind, NewMessage};
-use crate::ports::Store;
-use crate::ports::store::{AttemptEnd, ClaimRequest, Claimed, EventRecord, NewSession, Notice};
+use crate::ports::store::{
+    AttemptEnd, AttemptStart, ClaimLimits, ClaimRequest, Claimed, EventRecord, NewArtifact, NewSession,
+    Notice,
+};
+use crate::ports::{Store, StoreError};
 use crate::protocol::TranscriptEntry;
+use crate::secrets::TokenHash;
 
 /// Long enough for every case.
 pub(super) const LONG: Duration = Duration::from_mins(10);
@@ -43,6 +47,7 @@ pub(super) fn new_session() -> NewSession {
         repo_url: "https://github.com/acme/billing.git".into(),
         title: "Do it".into(),
         max_attempts: 2,
+        priority: 0,
         submitter: None,
         idempotency_key: None,
         held: Duration::ZERO,
@@ -63,15 +68,22 @@ pub(super) fn request(worker: &str, lease: Duration) -> ClaimRequest {
         worker: WorkerId::new(worker),
         lease,
         limit: 10,
+        takeovers: 10,
         only: None,
+        limits: ClaimLimits::default(),
     }
 }
 
 /// Claims until something is claimed: for a lease to run out, for a delay to pass.
 pub(super) async fn claim(store: &Subject, lease: Duration) -> Claimed {
+    claim_as(store, "worker", lease).await
+}
+
+/// Claims until that worker gets something.
+pub(super) async fn claim_as(store: &Subject, worker: &str, lease: Duration) -> Claimed {
     let claims = async {
         loop {
-            if let Some(claimed) = store.claim(&request("worker", lease)).await.unwrap().pop() {
+            if let Some(claimed) = store.claim(&request(worker, lease)).await.unwrap().pop() {
                 return claimed;
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -129,6 +141,18 @@ pub(super) fn lost(delay: Duration) -> AttemptEnd {
     AttemptEnd::Lost {
         failure: Failure::new("runtime.lost", "the container is gone", "Wait."),
         delay,
+        counts: true,
+    }
+}
+
+pub(super) fn lost_without_counting() -> AttemptEnd {
+    match lost(Duration::ZERO) {
+        AttemptEnd::Lost { failure, delay, .. } => AttemptEnd::Lost {
+            failure,
+            delay,
+            counts: false,
+        },
+        other => other,
     }
 }
 
@@ -188,4 +212,64 @@ pub(super) async fn notices_until(
         .await
         .expect("the marker's notice comes");
     seen
+}
+
+pub(super) fn start(title: &str) -> AttemptStart {
+    AttemptStart {
+        container: "fabrica-x-1".into(),
+        branch: "fabrica/x".into(),
+        title: title.into(),
+        runner_token: TokenHash::of("runner"),
+        agent_token: TokenHash::of("agent"),
+    }
+}
+
+pub(super) fn artifact(name: &str, content: &[u8]) -> NewArtifact {
+    NewArtifact {
+        id: ids().artifact(),
+        name: name.into(),
+        content: content.to_vec(),
+    }
+}
+
+/// Nothing that these write to the session is stored.
+pub(super) async fn assert_every_write_is_refused(store: &Subject, id: SessionId, fences: &[Fence]) {
+    let before = (store.session(id).await.unwrap(), all_messages(store, id).await);
+    for fence in fences.iter().copied() {
+        refused(fence, &store.start_attempt(fence, start("late")).await);
+        refused(fence, &store.record(fence, vec![event(2)]).await);
+        refused(fence, &store.record(fence, vec![event(1)]).await);
+        refused(fence, &store.record(fence, vec![]).await);
+        refused(fence, &store.add_messages(fence, vec![message("late")]).await);
+        refused(fence, &store.add_messages(fence, vec![]).await);
+        refused(fence, &store.store_artifact(fence, artifact("late", b"x")).await);
+        refused(fence, &store.set_pull_request(fence, "https://late").await);
+        let ends = [
+            AttemptEnd::Completed,
+            AttemptEnd::Cancelled,
+            AttemptEnd::Escalated,
+            lost(Duration::ZERO),
+        ];
+        for end in ends {
+            let messages = vec![message("late")];
+            refused(fence, &store.finish_attempt(fence, end, messages).await);
+        }
+        for worker in ["worker", "other"] {
+            let worker = WorkerId::new(worker);
+            assert_eq!(store.renew_leases(&worker, &[fence], LONG).await.unwrap(), []);
+            assert_eq!(store.release_leases(&worker, Some(vec![fence])).await.unwrap(), 0);
+        }
+    }
+    assert_eq!(
+        before,
+        (store.session(id).await.unwrap(), all_messages(store, id).await)
+    );
+    assert_eq!(store.artifact(id, "late").await.unwrap(), None);
+}
+
+fn refused<T: std::fmt::Debug>(fence: Fence, outcome: &Result<T, StoreError>) {
+    assert!(
+        matches!(&outcome, Err(StoreError::Fenced(refused)) if *refused == fence),
+        "{outcome:?}"
+    );
 }

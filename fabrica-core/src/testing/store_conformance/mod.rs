@@ -29,17 +29,25 @@ mod claiming;
 mod creating;
 mod finishing;
 mod fixture;
+mod limiting;
 mod noticing;
 mod reading;
+mod reaping;
 mod recording;
+mod taking_over;
+mod taking_turns;
 mod texts;
 
 pub use self::claiming::*;
 pub use self::creating::*;
 pub use self::finishing::*;
+pub use self::limiting::*;
 pub use self::noticing::*;
 pub use self::reading::*;
+pub use self::reaping::*;
 pub use self::recording::*;
+pub use self::taking_over::*;
+pub use self::taking_turns::*;
 pub use self::texts::*;
 
 /// Calls a macro with the names of all cases, separated by commas.
@@ -55,6 +63,7 @@ macro_rules! for_each_store_case {
             an_unknown_session_is_none,
             lists_newest_first_in_pages,
             lists_by_status,
+            the_states_of_sessions_are_told,
             messages_are_read_after_a_cursor,
             a_message_is_marked_as_read_once,
             transcript_is_read_after_a_cursor,
@@ -63,13 +72,36 @@ macro_rules! for_each_store_case {
             a_held_session_waits_for_its_own_worker,
             no_two_workers_get_the_same_session,
             a_held_lease_is_not_claimed,
-            an_expired_lease_is_claimed_with_the_next_attempt,
             every_write_of_an_older_attempt_is_refused,
             only_held_leases_are_renewed,
             a_renewed_lease_does_not_expire,
-            a_lost_last_attempt_fails_the_session,
-            a_cancelled_session_without_worker_is_not_run_again,
+            a_cancelled_session_is_not_run_again,
             an_attempt_writes_down_what_it_is_about_to_do,
+            an_expired_lease_is_taken_over_and_the_attempt_goes_on,
+            every_write_under_an_older_lease_is_refused,
+            a_released_lease_can_be_taken_over_at_once,
+            only_named_leases_are_released,
+            a_worker_gets_back_what_it_held,
+            a_takeover_tells_how_far_the_attempt_came,
+            the_longest_without_lease_is_taken_over_first,
+            a_last_attempt_without_lease_is_taken_over,
+            a_cancelled_session_without_lease_is_taken_over,
+            one_of_many_workers_takes_over,
+            a_higher_priority_goes_first,
+            submitters_take_turns,
+            a_busy_submitter_waits_for_others,
+            a_global_limit_is_kept,
+            a_limit_for_each_repository_is_kept,
+            a_limit_for_each_submitter_is_kept,
+            limits_do_not_keep_from_what_is_one_s_own,
+            a_global_limit_is_kept_when_many_claim_at_once,
+            a_limit_for_each_repository_is_kept_when_many_claim_at_once,
+            a_limit_for_each_submitter_is_kept_when_many_claim_at_once,
+            many_workers_share_the_sessions_of_many_submitters,
+            old_sessions_are_reaped_in_batches,
+            old_transcripts_are_reaped_in_batches,
+            old_artifacts_are_reaped_in_batches,
+            what_is_young_or_not_over_is_not_reaped,
             events_are_recorded_once,
             an_overlapping_batch_stores_only_what_is_new,
             a_missing_event_is_refused_and_changes_nothing,
@@ -77,7 +109,9 @@ macro_rules! for_each_store_case {
             concurrent_deliveries_of_one_batch_store_it_once,
             sequences_have_no_gaps_under_concurrency,
             usage_adds_up_over_attempts_and_never_overflows,
-            an_unpublished_result_is_handed_to_the_next_attempt,
+            an_unpublished_result_is_handed_on,
+            the_newest_unpublished_result_counts,
+            messages_are_added_in_sequence,
             a_finished_result_is_not_handed_on,
             an_artifact_is_replaced_by_name,
             a_pull_request_is_kept,
@@ -85,6 +119,8 @@ macro_rules! for_each_store_case {
             an_attempt_ends_once,
             a_lost_attempt_waits_for_its_delay,
             a_lost_last_attempt_is_refused_and_changes_nothing,
+            attempts_that_do_not_count_are_replaced_a_bounded_number_of_times,
+            attempts_that_count_are_used_up,
             a_lost_attempt_of_a_cancelled_session_is_cancelled_next,
             cancelling_depends_on_the_status,
             every_message_is_noticed_once,

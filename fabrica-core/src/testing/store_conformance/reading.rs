@@ -1,10 +1,13 @@
 //! Lists, cursors, tokens.
 
+use std::collections::HashMap;
+use std::time::Duration;
+
 use chrono::{DateTime, TimeDelta};
 
 use super::fixture::{LONG, Subject, all_messages, claim, created, entry, event, ids, running, texts};
-use crate::ids::SessionId;
-use crate::ports::store::{EventRecord, SessionFilter};
+use crate::ids::{AttemptNumber, SessionId};
+use crate::ports::store::{AttemptEnd, EventRecord, SessionFilter, SessionState};
 use crate::secrets::TokenHash;
 use crate::session::{Session, SessionStatus};
 
@@ -71,6 +74,51 @@ pub async fn lists_by_status(store: Subject) {
         both
     );
     assert_eq!(list(&[]).await, both);
+}
+
+/// Where sessions stand, for those who look at the engine: status, attempt, and how long ago they ended.
+pub async fn the_states_of_sessions_are_told(store: Subject) {
+    assert_eq!(store.session_states(&[]).await.unwrap(), []);
+    let runs = running(&store).await;
+    let ended = running(&store).await;
+    store
+        .finish_attempt(ended, AttemptEnd::Completed, vec![])
+        .await
+        .unwrap();
+    let waits = created(&store).await;
+    let before = states(&store, &[ended.session]).await[&ended.session]
+        .ended
+        .unwrap();
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    let found = states(
+        &store,
+        &[waits, ended.session, ids().session(), runs.session, waits],
+    )
+    .await;
+    assert_eq!(found.len(), 3);
+    let state = |id| (found[&id].status, found[&id].attempt, found[&id].ended.is_some());
+    assert_eq!(
+        state(waits),
+        (SessionStatus::Pending, AttemptNumber::new(0), false)
+    );
+    assert_eq!(state(runs.session), (SessionStatus::Running, runs.attempt, false));
+    assert_eq!(
+        state(ended.session),
+        (SessionStatus::Completed, ended.attempt, true)
+    );
+    let after = found[&ended.session].ended.unwrap();
+    assert!(
+        before < after && after < Duration::from_hours(1),
+        "{before:?} {after:?}"
+    );
+}
+
+async fn states(store: &Subject, ids: &[SessionId]) -> HashMap<SessionId, SessionState> {
+    let states = store.session_states(ids).await.unwrap();
+    let count = states.len();
+    let by_id: HashMap<_, _> = states.into_iter().map(|state| (state.id, state)).collect();
+    assert_eq!(by_id.len(), count, "each once");
+    by_id
 }
 
 /// Messages are read on from a sequence number.

@@ -3,11 +3,12 @@
 use serde_json::json;
 
 use super::fixture::{
-    LONG, SHORT, Subject, all_messages, assert_no_gaps, claim, created, entry, event, ids, lost, message,
-    running, texts,
+    LONG, Subject, all_messages, artifact, assert_no_gaps, claim, entry, event, ids, lost,
+    lost_without_counting, message, running, texts,
 };
+use crate::ids::{SessionId, WorkerId};
 use crate::ports::StoreError;
-use crate::ports::store::{AttemptEnd, EventRecord, NewArtifact, Recorded};
+use crate::ports::store::{AttemptEnd, Claimed, EventRecord, Recorded};
 use crate::protocol::Usage;
 
 /// A batch that is delivered again changes nothing.
@@ -219,10 +220,10 @@ pub async fn usage_adds_up_over_attempts_and_never_overflows(store: Subject) {
     assert_eq!(stored.output_tokens, 6);
 }
 
-/// Work that is done and pushed is not done again.
-pub async fn an_unpublished_result_is_handed_to_the_next_attempt(store: Subject) {
-    created(&store).await;
-    let first = claim(&store, SHORT).await.fence();
+/// Work that is done and pushed is not done again: whoever takes the attempt over knows its result, and so do those that
+/// come after it.
+pub async fn an_unpublished_result_is_handed_on(store: Subject) {
+    let first = running(&store).await;
     let result =
         json!({"summary": "done", "pushed": {"branch": "fabrica/x"}, "verification": [{"seconds": 1.5}]});
     let last = EventRecord {
@@ -231,9 +232,69 @@ pub async fn an_unpublished_result_is_handed_to_the_next_attempt(store: Subject)
         ..event(1)
     };
     store.record(first, vec![last]).await.unwrap();
-    let second = claim(&store, LONG).await;
-    assert_eq!(second.session.id, first.session);
-    assert_eq!(second.unpublished, Some(result));
+    store
+        .release_leases(&WorkerId::new("worker"), None)
+        .await
+        .unwrap();
+    let same = claim(&store, LONG).await;
+    assert_eq!(same.session.attempt, first.attempt);
+    assert_eq!(same.reported.as_ref(), Some(&result));
+    for _ in 0..2 {
+        let fence = claim_again(&store, same.session.id).await;
+        assert_eq!(
+            fence.reported.as_ref(),
+            Some(&result),
+            "through every lost attempt"
+        );
+    }
+}
+
+/// An attempt that came further than an earlier one has the last word.
+pub async fn the_newest_unpublished_result_counts(store: Subject) {
+    let mut fence = running(&store).await;
+    for number in 1..=2 {
+        let result = json!({"summary": number});
+        let last = EventRecord {
+            result: Some(result.clone()),
+            ..event(1)
+        };
+        store.record(fence, vec![last]).await.unwrap();
+        let next = claim_again(&store, fence.session).await;
+        assert_eq!(next.reported, Some(result));
+        fence = next.fence();
+    }
+}
+
+/// Loses the attempt that runs, without counting it, and claims the next.
+async fn claim_again(store: &Subject, id: SessionId) -> Claimed {
+    let session = store.session(id).await.unwrap().unwrap();
+    let worker = session.worker.unwrap();
+    store.release_leases(&worker, None).await.unwrap();
+    let fence = claim(store, LONG).await.fence();
+    let end = lost_without_counting();
+    store.finish_attempt(fence, end, vec![]).await.unwrap();
+    let next = claim(store, LONG).await;
+    assert_eq!(
+        (next.session.id, next.session.attempt),
+        (id, fence.attempt.next())
+    );
+    next
+}
+
+/// What the orchestrator itself has to say takes its place in the sequence.
+pub async fn messages_are_added_in_sequence(store: Subject) {
+    let fence = running(&store).await;
+    store.record(fence, vec![event(1)]).await.unwrap();
+    let added = vec![message("first"), message("second")];
+    store.add_messages(fence, added.clone()).await.unwrap();
+    store.add_messages(fence, vec![]).await.unwrap();
+    store.record(fence, vec![event(2)]).await.unwrap();
+    let expected = ["accepted", "event 1", "first", "second", "event 2"];
+    assert_eq!(texts(&store, fence.session).await, expected);
+    let messages = all_messages(&store, fence.session).await;
+    assert_no_gaps(&messages);
+    assert_eq!((messages[2].id, messages[3].id), (added[0].id, added[1].id));
+    assert_eq!(store.record(fence, vec![]).await.unwrap().acknowledged, 2);
 }
 
 /// What was finished is not published again, even if the session is run once more.
@@ -256,17 +317,12 @@ pub async fn a_finished_result_is_not_handed_on(store: Subject) {
         .await
         .unwrap();
     let second = claim(&store, LONG).await;
-    assert_eq!((second.session.id, second.unpublished), (first.session, None));
+    assert_eq!((second.session.id, second.reported), (first.session, None));
 }
 
 /// The newest artifact of a name counts, of whatever attempt.
 pub async fn an_artifact_is_replaced_by_name(store: Subject) {
     let fence = running(&store).await;
-    let artifact = |name: &str, content: &[u8]| NewArtifact {
-        id: ids().artifact(),
-        name: name.into(),
-        content: content.to_vec(),
-    };
     let bytes: Vec<u8> = (0..=255).cycle().take(300_000).collect();
     store
         .store_artifact(fence, artifact("log", b"old"))

@@ -6,7 +6,8 @@ use super::state::{Record, later};
 use crate::ids::Fence;
 use crate::message::NewMessage;
 use crate::ports::store::{
-    AttemptEnd, AttemptStart, EventRecord, Notice, Recorded, StoreError, StoredTranscript,
+    AttemptEnd, AttemptStart, EventRecord, MAX_UNCOUNTED_ATTEMPTS, Notice, Recorded, StoreError,
+    StoredTranscript,
 };
 use crate::session::SessionStatus;
 
@@ -14,6 +15,17 @@ pub(super) fn start(record: &mut Record, start: AttemptStart) {
     record.session.branch_name = Some(start.branch.clone());
     record.session.title.get_or_insert_with(|| start.title.clone());
     record.latest().start = Some(start);
+}
+
+pub(super) fn add_messages(
+    record: &mut Record,
+    messages: Vec<NewMessage>,
+    now: DateTime<Utc>,
+) -> Vec<Notice> {
+    messages
+        .into_iter()
+        .map(|message| record.add_message(message, now))
+        .collect()
 }
 
 pub(super) fn record(
@@ -45,7 +57,8 @@ pub(super) fn record(
 
 fn record_one(record: &mut Record, event: EventRecord, now: DateTime<Utc>) -> Vec<Notice> {
     if let Some((at, entry)) = event.transcript {
-        let sequence = record.transcript.last().map_or(1, |entry| entry.sequence + 1);
+        record.transcript_sequence += 1;
+        let sequence = record.transcript_sequence;
         let attempt = record.session.attempt;
         record.transcript.push(StoredTranscript {
             sequence,
@@ -62,11 +75,7 @@ fn record_one(record: &mut Record, event: EventRecord, now: DateTime<Utc>) -> Ve
     if event.result.is_some() {
         attempt.result = event.result;
     }
-    event
-        .messages
-        .into_iter()
-        .map(|message| record.add_message(message, now))
-        .collect()
+    add_messages(record, event.messages, now)
 }
 
 pub(super) fn finish(
@@ -81,6 +90,11 @@ pub(super) fn finish(
         AttemptEnd::Failed(_) => SessionStatus::Failed,
         AttemptEnd::Cancelled => SessionStatus::Cancelled,
         AttemptEnd::Escalated => SessionStatus::Escalated,
+        AttemptEnd::Lost { counts: false, .. } if record.uncounted < MAX_UNCOUNTED_ATTEMPTS => {
+            record.uncounted += 1;
+            record.max_attempts += 1;
+            SessionStatus::Pending
+        }
         AttemptEnd::Lost { .. } if record.session.attempt.get() >= record.max_attempts => {
             return Err(StoreError::NoAttemptsLeft(fence.session));
         }
@@ -92,10 +106,7 @@ pub(super) fn finish(
     };
     record.latest().finished = status != SessionStatus::Pending;
     record.set_status(status, now);
-    let mut notices: Vec<_> = messages
-        .into_iter()
-        .map(|message| record.add_message(message, now))
-        .collect();
+    let mut notices = add_messages(record, messages, now);
     if status == SessionStatus::Pending && record.run_at <= now {
         notices.push(Notice::Claimable);
     }

@@ -2,8 +2,10 @@
 
 mod claim;
 mod fenced;
+mod reap;
 mod state;
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -20,7 +22,8 @@ use crate::ids::{Fence, MessageId, SessionId, WorkerId};
 use crate::message::{Message, NewMessage};
 use crate::ports::store::{
     AttemptEnd, AttemptStart, CancelOutcome, ClaimRequest, Claimed, Created, EventRecord, NewArtifact,
-    NewSession, Notice, Recorded, SessionFilter, Storable, Store, StoreError, StoredTranscript,
+    NewSession, Notice, Reaped, Recorded, Retention, SessionFilter, SessionState, Storable, Store,
+    StoreError, StoredTranscript,
 };
 use crate::secrets::TokenHash;
 use crate::session::{Session, SessionStatus, Spec};
@@ -123,7 +126,7 @@ impl Store for FakeStore {
     async fn create_session(&self, session: NewSession) -> Result<Created, StoreError> {
         let session = session.storable();
         let mut state = self.state();
-        if let Some(existing) = state.existing(&session)? {
+        if let Some(existing) = state.existing(&session, self.now())? {
             return Ok(existing);
         }
         let id = session.id;
@@ -176,6 +179,23 @@ impl Store for FakeStore {
         ))
     }
 
+    async fn release_leases(&self, worker: &WorkerId, only: Option<Vec<Fence>>) -> Result<u64, StoreError> {
+        let notices = claim::release(&mut self.state(), worker, only.as_deref(), self.now());
+        let released = u64::try_from(notices.len()).unwrap_or(u64::MAX);
+        self.tell(notices);
+        Ok(released)
+    }
+
+    async fn session_states(&self, ids: &[SessionId]) -> Result<Vec<SessionState>, StoreError> {
+        let (state, now) = (self.state(), self.now());
+        let asked: BTreeSet<_> = ids.iter().collect();
+        Ok(asked
+            .into_iter()
+            .filter_map(|id| state.sessions.get(id))
+            .map(|record| record.state(now))
+            .collect())
+    }
+
     async fn start_attempt(&self, fence: Fence, start: AttemptStart) -> Result<(), StoreError> {
         fenced::start(self.state().fenced(fence)?, start.storable());
         Ok(())
@@ -186,6 +206,12 @@ impl Store for FakeStore {
             fenced::record(self.state().fenced(fence)?, fence, events.storable(), self.now())?;
         self.tell(notices);
         Ok(recorded)
+    }
+
+    async fn add_messages(&self, fence: Fence, messages: Vec<NewMessage>) -> Result<(), StoreError> {
+        let notices = fenced::add_messages(self.state().fenced(fence)?, messages.storable(), self.now());
+        self.tell(notices);
+        Ok(())
     }
 
     async fn store_artifact(&self, fence: Fence, artifact: NewArtifact) -> Result<(), StoreError> {
@@ -271,6 +297,10 @@ impl Store for FakeStore {
             .map(|record| record.transcript.as_slice())
             .unwrap_or_default();
         Ok(page(entries, after, limit, |entry| entry.sequence))
+    }
+
+    async fn reap(&self, retention: &Retention, limit: u32) -> Result<Reaped, StoreError> {
+        Ok(reap::reap(&mut self.state(), retention, limit, self.now()))
     }
 
     async fn subscribe(&self) -> Result<BoxStream<'static, Notice>, StoreError> {

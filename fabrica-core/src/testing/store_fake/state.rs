@@ -6,10 +6,11 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::Value;
 
-use crate::ids::{AttemptNumber, Fence, SessionId};
+use crate::ids::{AttemptNumber, Fence, LeaseNumber, SessionId};
 use crate::message::{Message, NewMessage};
 use crate::ports::store::{
-    AttemptStart, CancelOutcome, Created, NewSession, Notice, SessionFilter, StoreError, StoredTranscript,
+    AttemptStart, CancelOutcome, Created, IDEMPOTENCY_WINDOW, NewSession, Notice, SessionFilter,
+    SessionState, StoreError, StoredTranscript,
 };
 use crate::protocol::Usage;
 use crate::secrets::TokenHash;
@@ -26,17 +27,23 @@ pub(super) struct Record {
     pub(super) session: Session,
     pub(super) idempotency_key: Option<String>,
     pub(super) max_attempts: u32,
+    pub(super) uncounted: u32,
+    pub(super) priority: i32,
+    pub(super) lease: LeaseNumber,
     /// Pending: not before. Running: when the lease runs out.
     pub(super) run_at: DateTime<Utc>,
     pub(super) specs: Vec<Spec>,
     pub(super) messages: Vec<Message>,
+    /// The number of the last entry, which may have been removed.
+    pub(super) transcript_sequence: u64,
     pub(super) transcript: Vec<StoredTranscript>,
     pub(super) attempts: Vec<Attempt>,
-    pub(super) artifacts: HashMap<String, Vec<u8>>,
+    pub(super) artifacts: BTreeMap<String, Vec<u8>>,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Attempt {
+    pub(super) started_at: DateTime<Utc>,
     pub(super) start: Option<AttemptStart>,
     pub(super) last_event: u64,
     pub(super) result: Option<Value>,
@@ -52,9 +59,25 @@ pub(super) fn later(now: DateTime<Utc>, by: Duration) -> DateTime<Utc> {
         .unwrap_or(DateTime::<Utc>::MAX_UTC)
 }
 
+/// How long ago that was.
+pub(super) fn since(then: DateTime<Utc>, now: DateTime<Utc>) -> Duration {
+    (now - then).to_std().unwrap_or_default()
+}
+
 impl State {
-    /// The session that the same call created before.
-    pub(super) fn existing(&self, new: &NewSession) -> Result<Option<Created>, StoreError> {
+    /// The session that the same call created before. A key that has stood for one for too long is freed.
+    pub(super) fn existing(
+        &mut self,
+        new: &NewSession,
+        now: DateTime<Utc>,
+    ) -> Result<Option<Created>, StoreError> {
+        for record in self.sessions.values_mut() {
+            if record.idempotency_key == new.idempotency_key
+                && since(record.session.created_at, now) >= IDEMPOTENCY_WINDOW
+            {
+                record.idempotency_key = None;
+            }
+        }
         let of_key = new.idempotency_key.as_ref().and_then(|key| {
             self.sessions
                 .values()
@@ -102,9 +125,7 @@ impl State {
     /// The session, if that attempt may write to it.
     pub(super) fn fenced(&mut self, fence: Fence) -> Result<&mut Record, StoreError> {
         (self.sessions.get_mut(&fence.session))
-            .filter(|record| {
-                record.session.attempt == fence.attempt && record.session.status == SessionStatus::Running
-            })
+            .filter(|record| record.fence() == fence && record.session.status == SessionStatus::Running)
             .ok_or(StoreError::Fenced(fence))
     }
 }
@@ -137,15 +158,42 @@ impl Record {
             session,
             idempotency_key: new.idempotency_key,
             max_attempts: new.max_attempts,
+            uncounted: 0,
+            priority: new.priority,
+            lease: LeaseNumber::new(0),
             run_at: later(now, new.held),
             specs: vec![spec],
             messages: Vec::new(),
+            transcript_sequence: 0,
             transcript: Vec::new(),
             attempts: Vec::new(),
-            artifacts: HashMap::new(),
+            artifacts: BTreeMap::new(),
         };
         record.add_message(new.message, now);
         record
+    }
+
+    /// The latest one.
+    pub(super) fn fence(&self) -> Fence {
+        Fence {
+            session: self.session.id,
+            attempt: self.session.attempt,
+            lease: self.lease,
+        }
+    }
+
+    /// Sessions without a submitter count as of one.
+    pub(super) fn submitter(&self) -> &str {
+        self.session.submitter.as_deref().unwrap_or_default()
+    }
+
+    pub(super) fn state(&self, now: DateTime<Utc>) -> SessionState {
+        SessionState {
+            id: self.session.id,
+            status: self.session.status,
+            attempt: self.session.attempt,
+            ended: self.session.completed_at.map(|at| since(at, now)),
+        }
     }
 
     pub(super) fn attempt(&self, number: AttemptNumber) -> Option<&Attempt> {

@@ -4,12 +4,15 @@ pub(crate) mod code_host;
 pub(crate) mod git;
 pub(crate) mod upstream;
 
+use std::collections::VecDeque;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use fabrica_core::ids::{AttemptNumber, Fence, SessionId};
+use fabrica_core::ids::{AttemptNumber, Fence, LeaseNumber, SessionId};
 use fabrica_core::plan::{Agent, Repository, RepositoryPolicy};
 use fabrica_core::ports::{Gateway as _, GatewayAccess, SessionSink, SinkError};
 use fabrica_core::protocol::{Acknowledgement, Envelope, GATEWAY_SOCKET, Identity, Instruction, Job};
@@ -37,6 +40,14 @@ pub(crate) struct RecordingSink {
     pub(crate) failure: Mutex<Option<SinkError>>,
     /// How long a report takes.
     pub(crate) delay: Mutex<Option<std::time::Duration>>,
+    /// Whether the lease is unknown.
+    pub(crate) lease_unknown: AtomicBool,
+    /// What whoever asks whether the attempt is current still hears, one after another; then that it is.
+    pub(crate) authorizations: Mutex<VecDeque<Result<(), SinkError>>>,
+    /// Whether it keeps nothing after all.
+    pub(crate) forgetful: AtomicBool,
+    /// How often that was asked.
+    pub(crate) asked: AtomicUsize,
 }
 
 impl RecordingSink {
@@ -47,6 +58,15 @@ impl RecordingSink {
 
 #[async_trait]
 impl SessionSink for RecordingSink {
+    fn holds_lease(&self) -> bool {
+        !self.lease_unknown.load(Ordering::SeqCst)
+    }
+
+    async fn authorize(&self) -> Result<(), SinkError> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        self.authorizations.lock().unwrap().pop_front().unwrap_or(Ok(()))
+    }
+
     async fn deliver(&self, events: Vec<Envelope>) -> Result<Acknowledgement, SinkError> {
         let delay = *self.delay.lock().unwrap();
         if let Some(delay) = delay {
@@ -54,7 +74,9 @@ impl SessionSink for RecordingSink {
         }
         self.fails()?;
         let acknowledged = events.last().map_or(0, |event| event.seq);
-        self.events.lock().unwrap().extend(events);
+        if !self.forgetful.load(Ordering::SeqCst) {
+            self.events.lock().unwrap().extend(events);
+        }
         Ok(Acknowledgement {
             acknowledged,
             instructions: vec![Instruction::Cancel],
@@ -62,8 +84,14 @@ impl SessionSink for RecordingSink {
     }
 
     async fn store_artifact(&self, name: String, content: Vec<u8>) -> Result<(), SinkError> {
+        let delay = *self.delay.lock().unwrap();
+        if let Some(delay) = delay {
+            tokio::time::sleep(delay).await;
+        }
         self.fails()?;
-        self.artifacts.lock().unwrap().push((name, content));
+        if !self.forgetful.load(Ordering::SeqCst) {
+            self.artifacts.lock().unwrap().push((name, content));
+        }
         Ok(())
     }
 }
@@ -178,6 +206,7 @@ pub(crate) fn fence(attempt: u32) -> Fence {
     Fence {
         session: SESSION.parse::<SessionId>().unwrap(),
         attempt: AttemptNumber::new(attempt),
+        lease: LeaseNumber::new(u64::from(attempt)),
     }
 }
 

@@ -2,21 +2,23 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{Path as UrlPath, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{any, get, post, put};
 use fabrica_core::protocol::{Acknowledgement, Envelope, Instruction, Job};
 use tokio::io::AsyncWriteExt as _;
-use tokio::net::UnixListener;
 use tokio::process::Command;
 use tokio::task::JoinHandle;
 
+use super::listener::Process;
 use super::{AGENT_TOKEN, RUNNER_TOKEN, model};
 
 /// What goes wrong.
@@ -28,16 +30,42 @@ pub(crate) enum Fault {
     AnswersLost(usize),
     /// Only so many events are acknowledged at a time.
     AcknowledgeAtMost(usize),
+    /// A push arrives twice, and the answer is the second one's: as if one whose answer was lost came through meanwhile.
+    PushedTwice,
     /// The attempt is over after so many events.
     FencedAfter(usize),
+}
+
+/// What happens to the gateway's process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Trouble {
+    /// It freezes: connections hang, and new ones are still taken by the kernel.
+    Freezes,
+    /// It dies.
+    Dies,
+    /// It says that it cannot answer now, to everything.
+    PutsOff,
+}
+
+/// When it happens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Moment {
+    /// At the first request whose method and address contain this.
+    pub(crate) request: &'static str,
+    /// After the request was served, so that only its answer is lost.
+    pub(crate) served: bool,
 }
 
 pub(crate) struct Gateway {
     socket: PathBuf,
     repositories: PathBuf,
     state: Mutex<Recorded>,
-    server: Mutex<Option<JoinHandle<()>>>,
+    server: Mutex<Option<(JoinHandle<()>, Process)>>,
     deliveries: AtomicUsize,
+    awaited: Mutex<Option<(Moment, Trouble)>>,
+    puts_off: AtomicBool,
+    /// How long a delivery takes.
+    delay: Mutex<Duration>,
 }
 
 #[derive(Default)]
@@ -60,16 +88,19 @@ impl Gateway {
             state: Mutex::default(),
             server: Mutex::default(),
             deliveries: AtomicUsize::new(0),
+            awaited: Mutex::default(),
+            puts_off: AtomicBool::new(false),
+            delay: Mutex::default(),
         });
         gateway.open();
         gateway
     }
 
-    /// Listens in a new socket.
+    /// Another process takes over: it listens in a new socket, in the place of the one that may be there.
     pub(crate) fn open(self: &Arc<Self>) {
-        let listener = UnixListener::bind(&self.socket).unwrap();
-        // The runner may be another user.
-        std::fs::set_permissions(&self.socket, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+        let process = Process::default();
+        let listener = process.listen(&self.socket);
+        self.puts_off.store(false, Ordering::SeqCst);
         let router = Router::new()
             .route("/session/job", get(job))
             .route("/session/events", post(events))
@@ -77,19 +108,45 @@ impl Gateway {
             .route("/git/{*path}", any(repository))
             .route("/model/v1/messages", post(model))
             .layer(axum::extract::DefaultBodyLimit::disable())
+            .layer(from_fn_with_state((Arc::clone(self), process.clone()), troubled))
             .with_state(Arc::clone(self));
         let server = tokio::spawn(async move {
             axum::serve(listener, router).await.unwrap();
         });
-        *self.server.lock().unwrap() = Some(server);
+        *self.server.lock().unwrap() = Some((server, process));
     }
 
     /// Dies: connections break, the socket is gone.
     pub(crate) fn close(&self) {
-        if let Some(server) = self.server.lock().unwrap().take() {
+        self.kill();
+        std::fs::remove_file(&self.socket).unwrap();
+    }
+
+    fn kill(&self) {
+        if let Some((server, process)) = self.server.lock().unwrap().take() {
+            process.kill();
             server.abort();
         }
-        std::fs::remove_file(&self.socket).unwrap();
+    }
+
+    /// Gets into trouble at a moment.
+    pub(crate) fn expect(&self, moment: Moment, trouble: Trouble) {
+        *self.awaited.lock().unwrap() = Some((moment, trouble));
+    }
+
+    /// Whether the moment is still to come.
+    pub(crate) fn expects(&self) -> bool {
+        self.awaited.lock().unwrap().is_some()
+    }
+
+    /// Lets every delivery take so long.
+    pub(crate) fn slow_down(&self, delay: Duration) {
+        *self.delay.lock().unwrap() = delay;
+    }
+
+    /// How many batches came, empty ones too.
+    pub(crate) fn deliveries(&self) -> usize {
+        self.deliveries.load(Ordering::SeqCst)
     }
 
     pub(crate) fn give_job(&self, job: &Job) {
@@ -163,6 +220,49 @@ impl Gateway {
     }
 }
 
+/// The process that serves a request may get into trouble over it.
+async fn troubled(
+    State((gateway, process)): State<(Arc<Gateway>, Process)>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let line = format!("{} {}", request.method(), request.uri());
+    let trouble = gateway
+        .awaited
+        .lock()
+        .unwrap()
+        .take_if(|(moment, _)| line.contains(moment.request));
+    let Some((moment, trouble)) = trouble else {
+        if gateway.puts_off.load(Ordering::SeqCst) {
+            return put_off(&line);
+        }
+        return next.run(request).await;
+    };
+    if moment.served {
+        next.run(request).await;
+    }
+    match trouble {
+        Trouble::Freezes => process.freeze(),
+        Trouble::Dies => gateway.kill(),
+        Trouble::PutsOff => {
+            gateway.puts_off.store(true, Ordering::SeqCst);
+            return put_off(&line);
+        }
+    }
+    std::future::pending().await
+}
+
+/// As the real gateway says it, in the language of whoever asks.
+fn put_off(line: &str) -> Response {
+    if line.contains(" /model/") {
+        let error = r#"{"type":"error","error":{"type":"api_error","message":"fabrica: not now"}}"#;
+        let headers = [("content-type", "application/json"), ("x-should-retry", "true")];
+        return (StatusCode::SERVICE_UNAVAILABLE, headers, error).into_response();
+    }
+    let headers = [("x-fabrica-code", "gateway.lease_unknown"), ("retry-after", "1")];
+    (StatusCode::SERVICE_UNAVAILABLE, headers, "fabrica: not now").into_response()
+}
+
 fn authorised(headers: &HeaderMap, token: &str) -> bool {
     headers
         .get(header::AUTHORIZATION)
@@ -184,6 +284,8 @@ async fn events(State(gateway): State<Arc<Gateway>>, headers: HeaderMap, body: B
         return StatusCode::UNAUTHORIZED.into_response();
     }
     let delivery = gateway.deliveries.fetch_add(1, Ordering::SeqCst);
+    let delay = *gateway.delay.lock().unwrap();
+    tokio::time::sleep(delay).await;
     if let Some(Fault::FencedAfter(count)) = gateway.fault()
         && gateway.events().len() >= count
     {
@@ -238,7 +340,13 @@ async fn repository(State(gateway): State<Arc<Gateway>>, request: Request) -> Re
         let status = StatusCode::from_u16(status).unwrap();
         return (status, [("x-fabrica-code", code)], words).into_response();
     }
-    http_backend(&gateway.repositories, &path, &query, request).await
+    let (parts, body) = request.into_parts();
+    let body = axum::body::to_bytes(body, usize::MAX).await.unwrap();
+    let twice = path.ends_with("git-receive-pack") && gateway.fault() == Some(Fault::PushedTwice);
+    if twice {
+        http_backend(&gateway.repositories, &path, &query, &parts, body.clone()).await;
+    }
+    http_backend(&gateway.repositories, &path, &query, &parts, body).await
 }
 
 async fn model(headers: HeaderMap, State(gateway): State<Arc<Gateway>>, body: Bytes) -> Response {
@@ -255,8 +363,13 @@ async fn model(headers: HeaderMap, State(gateway): State<Arc<Gateway>>, body: By
     model::answer(&script, &body)
 }
 
-async fn http_backend(repositories: &Path, path: &str, query: &str, request: Request) -> Response {
-    let (parts, body) = request.into_parts();
+async fn http_backend(
+    repositories: &Path,
+    path: &str,
+    query: &str,
+    parts: &axum::http::request::Parts,
+    body: Bytes,
+) -> Response {
     let text = |name: &str| {
         parts
             .headers
@@ -280,7 +393,6 @@ async fn http_backend(repositories: &Path, path: &str, query: &str, request: Req
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::null());
-    let body = axum::body::to_bytes(body, usize::MAX).await.unwrap();
     let mut child = command
         .env("CONTENT_LENGTH", body.len().to_string())
         .spawn()

@@ -2,6 +2,7 @@
 
 mod gateway;
 mod git;
+mod listener;
 mod model;
 
 use std::path::{Path, PathBuf};
@@ -18,7 +19,7 @@ use tempfile::TempDir;
 use tokio::process::{Child, Command};
 use tokio::time::{sleep, timeout};
 
-pub(crate) use gateway::{Fault, Gateway};
+pub(crate) use gateway::{Fault, Gateway, Moment, Trouble};
 pub(crate) use git::git;
 
 /// The token that no agent may see.
@@ -28,7 +29,7 @@ pub(crate) const AGENT_TOKEN: &str = "fabrica-agent-canary-77c2";
 /// The session of every test.
 pub(crate) const SESSION: &str = "5c0ffee0-1234-4321-8888-0123456789ab";
 /// Longer than any test takes.
-const LIMIT: Duration = Duration::from_mins(1);
+const LIMIT: Duration = Duration::from_mins(2);
 
 /// One sandbox.
 pub(crate) struct Sandbox {
@@ -222,6 +223,14 @@ impl Running {
         let pid = Pid::from_raw(self.pid().try_into().unwrap()).unwrap();
         kill_process(pid, Signal::TERM).unwrap();
     }
+}
+
+/// The most memory that a process ever had, in MiB. Nothing once it has ended.
+pub(crate) fn peak(pid: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
+    let kilobytes: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kilobytes / 1024)
 }
 
 /// What a run came to.

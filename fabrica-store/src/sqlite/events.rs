@@ -1,0 +1,147 @@
+//! The statements that record events. Rows come as JSON: each call costs a change of threads.
+
+use fabrica_core::ids::Fence;
+use fabrica_core::ports::StoreError;
+use fabrica_core::ports::store::Recorded;
+use serde::Serialize;
+use sqlx::types::Uuid;
+use sqlx::{SqliteConnection, SqlitePool};
+
+use crate::error::database;
+use crate::events::Delivery;
+use crate::settle::{Held, Write};
+use crate::values::{bigint, integer};
+
+fn rows<T: Serialize>(rows: &[T]) -> Result<String, sqlx::Error> {
+    serde_json::to_string(rows).map_err(|error| sqlx::Error::Encode(Box::new(error)))
+}
+
+fn hex(id: Uuid) -> String {
+    id.simple().to_string()
+}
+
+/// Those that are held by their current attempts under their current leases. The caller holds the write lock.
+pub(super) async fn hold(
+    connection: &mut SqliteConnection,
+    deliveries: &[&Delivery],
+) -> Result<Vec<Held>, sqlx::Error> {
+    let fences: Vec<_> = deliveries
+        .iter()
+        .map(|delivery| delivery.fence)
+        .map(|fence| {
+            let session = hex(*fence.session.as_uuid());
+            (session, integer(fence.attempt.get()), bigint(fence.lease.get()))
+        })
+        .collect();
+    sqlx::query_as(
+        "select w.key as place, s.message_seq, s.transcript_seq, s.cancel_requested, a.last_event, s.input_tokens,
+                s.output_tokens, s.cache_read_tokens, s.cache_write_tokens, s.cost_usd, s.turns
+         from json_each(?1) w
+         cross join sessions s on s.id = unhex(w.value ->> 0)
+         cross join attempts a on a.session_id = s.id and a.number = s.attempt
+         where s.attempt = w.value ->> 1 and s.lease = w.value ->> 2 and s.status = 'running'",
+    )
+    .bind(rows(&fences)?)
+    .fetch_all(connection)
+    .await
+}
+
+/// `$1` messages, `$2` transcript entries, `$3` sessions with their attempts, whose order is that of [`session_row`]. With
+/// `?1` a statement that leaves a number out would get the wrong values.
+const WRITE: &str = "
+    insert into messages (id, session_id, type, content, seq)
+    select unhex(m.value ->> 0), unhex(m.value ->> 1), m.value ->> 2, m.value ->> 3, m.value ->> 4
+    from json_each($1) m where true order by m.key;
+
+    insert into transcript (session_id, attempt, seq, at, kind, parent, summary, detail)
+    select unhex(t.value ->> 0), t.value ->> 1, t.value ->> 2, t.value ->> 3, t.value ->> 4, t.value ->> 5, t.value ->> 6,
+           t.value ->> 7
+    from json_each($2) t;
+
+    update attempts set last_event = w.value ->> 2, result = coalesce(w.value ->> 3, result)
+    from json_each($3) w
+    where attempts.session_id = unhex(w.value ->> 0) and attempts.number = w.value ->> 1;
+
+    update sessions
+    set message_seq = w.value ->> 4, transcript_seq = w.value ->> 5, input_tokens = w.value ->> 6,
+        output_tokens = w.value ->> 7, cache_read_tokens = w.value ->> 8, cache_write_tokens = w.value ->> 9,
+        cost_usd = w.value ->> 10, turns = w.value ->> 11
+    from json_each($3) w where sessions.id = unhex(w.value ->> 0)";
+
+/// Everything that the sessions get.
+pub(super) async fn write(
+    connection: &mut SqliteConnection,
+    writes: &[Write<'_>],
+) -> Result<(), sqlx::Error> {
+    let (mut messages, mut entries, mut sessions) = (Vec::new(), Vec::new(), Vec::new());
+    for write in writes {
+        let session = hex(*write.fence.session.as_uuid());
+        for (seq, message) in (write.message_seq + 1..).zip(&write.batch.messages) {
+            messages.push((
+                hex(message.id),
+                session.clone(),
+                message.kind,
+                &message.content,
+                seq,
+            ));
+        }
+        for (seq, entry) in (write.transcript_seq + 1..).zip(&write.batch.transcript) {
+            entries.push((
+                session.clone(),
+                write.fence.attempt,
+                seq,
+                entry.at.timestamp_micros(),
+                &entry.kind,
+                &entry.parent,
+                &entry.summary,
+                &entry.detail,
+            ));
+        }
+        sessions.push(session_row(write, session));
+    }
+    sqlx::query(WRITE)
+        .bind(rows(&messages)?)
+        .bind(rows(&entries)?)
+        .bind(rows(&sessions)?)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+fn session_row(write: &Write<'_>, session: String) -> impl Serialize {
+    let usage = write.batch.usage;
+    (
+        session,
+        write.fence.attempt,
+        bigint(write.batch.last_event),
+        write.batch.result.map(str::to_owned),
+        write.messages_end(),
+        write.transcript_end(),
+        bigint(usage.input_tokens),
+        bigint(usage.output_tokens),
+        bigint(usage.cache_read_tokens),
+        bigint(usage.cache_write_tokens),
+        usage.cost_usd,
+        usage.turns,
+    )
+}
+
+/// How far an attempt is.
+pub(super) async fn ask(readers: &SqlitePool, fence: Fence) -> Result<Recorded, StoreError> {
+    let (last_event, cancel_requested): (i64, bool) = sqlx::query_as(
+        "select a.last_event, s.cancel_requested
+         from sessions s join attempts a on a.session_id = s.id and a.number = s.attempt
+         where s.id = ?1 and s.attempt = ?2 and s.lease = ?3 and s.status = 'running'",
+    )
+    .bind(fence.session.as_uuid())
+    .bind(integer(fence.attempt.get()))
+    .bind(bigint(fence.lease.get()))
+    .fetch_optional(readers)
+    .await
+    .map_err(database)?
+    .ok_or(StoreError::Fenced(fence))?;
+    Ok(Recorded {
+        acknowledged: last_event.unsigned_abs(),
+        cancel_requested,
+    })
+}
