@@ -6,6 +6,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use chrono::{DateTime, Utc};
 use fabrica_cli::rehearsal::{Rehearsal, RehearsalOptions, scripts};
 use fabrica_core::ports::store::SessionFilter;
 use tempfile::TempDir;
@@ -77,7 +78,7 @@ impl Stage {
         Ok(command)
     }
 
-    async fn run(&self, plan: &str) -> Result<(Duration, PathBuf)> {
+    async fn run(&self, plan: &str) -> Result<Run> {
         let run = tempfile::Builder::new()
             .prefix("run-")
             .tempdir_in(self.directory.path())?
@@ -89,6 +90,7 @@ impl Stage {
             .command(Path::new(env!("CARGO_BIN_EXE_fabrica")), &database)?
             .arg("run")
             .arg(run.join("plan.md"))
+            .env("RUST_LOG", "error,fabrica_core::orchestrator=info")
             .output()
             .await?;
         let took = begin.elapsed();
@@ -97,7 +99,11 @@ impl Stage {
             "fabrica run: {}",
             String::from_utf8_lossy(&output.stderr)
         );
-        Ok((took, database))
+        Ok(Run {
+            took,
+            database,
+            log: String::from_utf8_lossy(&output.stderr).into_owned(),
+        })
     }
 
     /// A whole `fabrica run` of the four-turn job, to its pull request.
@@ -109,16 +115,17 @@ impl Stage {
             .filter(|line| !line.starts_with("verify:"))
             .collect::<Vec<_>>()
             .join("\n");
-        Ok(self.run(&plan).await?.0)
+        Ok(self.run(&plan).await?.took)
     }
 
-    /// From the stored session to the runner's first stored event, in the database's time. This includes the claim.
-    pub(crate) async fn claim_to_event(&self) -> Result<Duration> {
+    /// From the stored session to the runner's first stored event, in the database's time, which includes the claim; and
+    /// from the claim to the engine's word that the container runs, by the log.
+    pub(crate) async fn start(&self) -> Result<Start> {
         let plan = format!(
             "---\nrepo: {}\nagent: {{ command: [\"true\"] }}\n---\n# Do nothing\n\nNothing.\n",
             self.rehearsal.repository_url()
         );
-        let (_, database) = self.run(&plan).await?;
+        let Run { database, log, .. } = self.run(&plan).await?;
         let store = fabrica_store::connect(&format!("sqlite:{}", database.display())).await?;
         let session = store
             .sessions(&SessionFilter::default(), 1)
@@ -134,10 +141,37 @@ impl Stage {
                 .map(|message| message.created_at)
                 .with_context(|| format!("no message {step}"))
         };
-        Ok((at("started")? - at("queued")?).to_std()?)
+        Ok(Start {
+            queued_to_event: (at("started")? - at("queued")?).to_std()?,
+            claim_to_container: (logged(&log, "the sandbox is started")? - logged(&log, "attempt begins")?)
+                .to_std()?,
+        })
     }
 
     pub(crate) async fn end(self) {
         self.rehearsal.shutdown().await;
     }
+}
+
+/// A `fabrica run` that succeeded.
+struct Run {
+    took: Duration,
+    database: PathBuf,
+    log: String,
+}
+
+/// How long a start took.
+pub(crate) struct Start {
+    pub(crate) queued_to_event: Duration,
+    pub(crate) claim_to_container: Duration,
+}
+
+/// When the log says that.
+fn logged(log: &str, what: &str) -> Result<DateTime<Utc>> {
+    let line = log
+        .lines()
+        .find(|line| line.contains(what))
+        .with_context(|| format!("the log does not say {what:?}"))?;
+    let time = line.split_whitespace().next().unwrap_or_default();
+    Ok(time.parse()?)
 }
