@@ -13,5 +13,6 @@ if cargo nextest --version >/dev/null 2>&1; then
 else
     cargo test --workspace --all-features --lib --bins --tests --no-fail-fast "$@"
 fi
+scripts/run-chaos.sh --short
 cargo test --workspace --all-features --doc
 cargo run --quiet --package fabrica-core --features testing --example embed
