@@ -17,6 +17,9 @@ use crate::process::{Process, as_root, as_worker, output, signal_process, worker
 /// The image of the sandboxes: any with a shell and git would do.
 pub(crate) const IMAGE: &str = "fabrica/agent:latest";
 
+/// The label by which the suite knows the containers that play somebody else's; Fabrica knows no such label.
+const STRANGER: &str = "chaos.stranger=1";
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Kind {
     Docker,
@@ -99,6 +102,7 @@ impl Engine {
         };
         engine.up(true).await?;
         engine.ensure_image().await?;
+        engine.remove_strangers().await?;
         if kind == Kind::Docker {
             // Nobody else uses this daemon: what is there was left by a suite that was killed.
             let left = engine.client(&["ps", "--all", "--quiet"]).await?;
@@ -313,12 +317,33 @@ impl Engine {
 
     /// A container of somebody else, with labels of somebody else.
     pub(crate) async fn stranger(&self, name: &str, labels: &[&str]) -> Result<String> {
-        let mut arguments = vec!["run", "--detach", "--network", "none", "--name", name];
+        let mut arguments = vec![
+            "run",
+            "--detach",
+            "--network",
+            "none",
+            "--label",
+            STRANGER,
+            "--name",
+            name,
+        ];
         for label in labels {
             arguments.extend(["--label", label]);
         }
         arguments.extend(["--entrypoint", "sleep", IMAGE, "86400"]);
         Ok(self.client(&arguments).await?.trim().to_owned())
+    }
+
+    /// Removes all strangers, also those of a suite that was killed.
+    pub(crate) async fn remove_strangers(&self) -> Result<()> {
+        let filter = format!("label={STRANGER}");
+        let left = self
+            .client(&["ps", "--all", "--quiet", "--filter", &filter])
+            .await?;
+        for container in left.lines() {
+            self.client(&["rm", "--force", container]).await?;
+        }
+        Ok(())
     }
 
     /// When a container was started; none if it does not run.

@@ -62,6 +62,7 @@ impl Suite {
         let installations =
             std::mem::take(&mut *self.installations.lock().unwrap_or_else(PoisonError::into_inner));
         for (engine, owner) in installations {
+            engine.remove_strangers().await?;
             for container in engine.containers(&owner).await?.into_keys() {
                 engine.client(&["rm", "--force", "--volumes", &container]).await?;
                 engine.client(&["volume", "rm", "--force", &container]).await?;

@@ -65,16 +65,18 @@ async fn races(suite: &Suite, tally: &Tally, engine: Arc<Engine>, count: usize) 
             )
         })
         .collect();
-    let world = &world;
     stream::iter(cases)
-        .map(|(agent, moment, dice)| async move {
-            let id = world.submit(&agent, "").await?;
-            one(tally, world, id, moment, dice).await
+        .map(|(agent, moment, dice)| {
+            let world = &world;
+            async move {
+                let id = world.submit(&agent, "").await?;
+                one(tally, world, id, moment, dice).await
+            }
         })
         .buffer_unordered(6)
         .try_collect::<Vec<()>>()
         .await?;
-    let sessions = oracle::audit(world, tally).await?;
+    let sessions = oracle::audit(&world, tally).await?;
     let with = |status: &str| sessions.iter().filter(|session| session.status == status).count() as u64;
     tally.number(&format!("{name}: cancelled"), with("cancelled"));
     tally.number(&format!("{name}: completed before"), with("completed"));
@@ -89,7 +91,7 @@ async fn races(suite: &Suite, tally: &Tally, engine: Arc<Engine>, count: usize) 
             format!("{} was told to be cancelled {told} times: {codes:?}", session.id)
         });
     }
-    Ok(())
+    world.end().await
 }
 
 async fn one(tally: &Tally, world: &World, id: Uuid, moment: Moment, mut dice: Dice) -> Result<()> {
