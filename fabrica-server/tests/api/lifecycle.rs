@@ -76,6 +76,23 @@ impl Running {
             .unwrap_or_else(|_| panic!("the session does not become {status}"));
     }
 
+    /// Waits until the session's sandbox has reported: from then on there is something to hand over.
+    async fn works(&self, session: fabrica_core::ids::SessionId) {
+        let reported = async {
+            while self
+                .orchestrator
+                .store()
+                .messages(session, 1, 10)
+                .await
+                .unwrap()
+                .is_empty()
+            {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(SOON, reported).await.expect("the sandbox reports");
+    }
+
     async fn ends(self) -> Result<(), ServerError> {
         timeout(SOON, self.task).await.expect("the server ends").unwrap()
     }
@@ -111,7 +128,7 @@ async fn a_submitted_plan_is_worked_on_to_its_end() {
 async fn a_request_to_stop_leaves_what_runs_to_the_next_process() {
     let server = Running::start(endless(), Drain::Handover).await;
     let session = server.submit().await;
-    server.reaches(session, SessionStatus::Running).await;
+    server.works(session).await;
     server.stop.unbounded_send(()).unwrap();
     let store = server.orchestrator.store().clone();
     server.ends().await.unwrap();
@@ -142,7 +159,7 @@ async fn a_server_that_finishes_waits_for_what_runs_and_takes_nothing_more() {
 async fn a_second_request_to_stop_does_not_wait_for_what_runs() {
     let server = Running::start(endless(), Drain::Finish).await;
     let session = server.submit().await;
-    server.reaches(session, SessionStatus::Running).await;
+    server.works(session).await;
     server.stop.unbounded_send(()).unwrap();
     server.stop.unbounded_send(()).unwrap();
     let store = server.orchestrator.store().clone();
