@@ -60,7 +60,8 @@ pub(crate) async fn group() -> Result<Value> {
     Ok(rounds.measure(
         "recorded_per_second",
         "inserted_per_second",
-        "The processors: JSON is written, read and checked once for each row, and the notice is a row of its own.",
+        "The pages: each session has a leaf of its own in the index of its messages, and the log takes all of them at \
+         every commit; then the JSON that carries the rows, and the notice, a row of its own.",
     ))
 }
 

@@ -75,7 +75,7 @@ const TAKE_OVER: &str = concat!(
      ), claimed as (
          update attempts a set worker = $1 from taken s
          where a.session_id = s.id and a.number = s.attempt
-         returning s.*, a.container, a.branch, a.runner_token_hash, a.agent_token_hash, a.last_event,
+         returning s.*, a.container, a.branch, a.runner_token_hash, a.agent_token_hash,
                    (extract(epoch from now() - a.started_at) * 1000000)::bigint as age
      ) ",
     claimed_columns!()
@@ -96,7 +96,7 @@ const TAKE: &str = concat!(
      ), taken as (
          update sessions s
          set status = 'running', attempt = s.attempt + 1, lease = s.lease + 1, worker = $1, completed_at = null,
-             run_at = now() + $2::bigint * interval '1 microsecond'
+             last_event = 0, transcript_kept = true, run_at = now() + $2::bigint * interval '1 microsecond'
          from candidate c where s.id = c.id
          returning s.*, c.place as due
      ), lost as (
@@ -106,7 +106,7 @@ const TAKE: &str = concat!(
          insert into attempts (session_id, number, worker) select id, attempt, worker from taken
      ), claimed as (
          select s.*, null::text as container, null::text as branch, null::bytea as runner_token_hash,
-                null::bytea as agent_token_hash, null::bigint as last_event, null::bigint as age
+                null::bytea as agent_token_hash, null::bigint as age
          from taken s
      ) ",
     claimed_columns!()

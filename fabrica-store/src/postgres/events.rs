@@ -10,21 +10,20 @@ use sqlx::{PgConnection, PgPool};
 
 use crate::error::database;
 use crate::events::{Batch, Delivery, EntryText, MessageText};
+use crate::group::Settled;
 use crate::settle::{Held, Write};
 use crate::values::{bigint, integer};
 
-/// Locks the sessions, and with them the numbers of their messages, for their current attempts and nobody else. The
-/// attempts' rows are locked too: otherwise `last_event` would be the one from before a wait.
+/// Locks the sessions, and with them the numbers of their events and messages, for their current attempts and nobody else.
 macro_rules! hold {
     ($patience:literal) => {
         concat!(
-            "select w.place - 1 as place, s.message_seq, s.transcript_seq, s.cancel_requested, a.last_event, s.input_tokens,
+            "select w.place - 1 as place, s.message_seq, s.transcript_seq, s.cancel_requested, s.last_event, s.input_tokens,
                     s.output_tokens, s.cache_read_tokens, s.cache_write_tokens, s.cost_usd, s.turns
              from unnest($1::uuid[], $2::int[], $3::bigint[]) with ordinality as w (session_id, attempt, lease, place)
              join sessions s on s.id = w.session_id
-             join attempts a on a.session_id = w.session_id and a.number = w.attempt
              where s.attempt = w.attempt and s.lease = w.lease and s.status = 'running'
-             for no key update of s, a",
+             for no key update of s",
             $patience
         )
     };
@@ -185,25 +184,21 @@ impl<'a> Entries<'a> {
 
 /// The sessions' and attempts' own rows.
 async fn update(connection: &mut PgConnection, writes: &[Write<'_>]) -> Result<(), sqlx::Error> {
-    let column = |value: fn(&Usage) -> u64| -> Vec<i64> {
-        writes
-            .iter()
-            .map(|write| bigint(value(&write.batch.usage)))
-            .collect()
-    };
+    let column = |value: fn(&Write<'_>) -> i64| -> Vec<i64> { writes.iter().map(value).collect() };
+    let of_results = || writes.iter().filter(|write| write.batch.result.is_some());
     sqlx::query(
         "with attempt as (
-             update attempts a set last_event = w.last_event, result = coalesce(w.result::jsonb, a.result)
-             from unnest($1::uuid[], $2::int[], $3::bigint[], $4::text[]) as w (session_id, number, last_event, result)
+             update attempts a set result = w.result::jsonb
+             from unnest($11::uuid[], $12::int[], $13::text[]) as w (session_id, number, result)
              where a.session_id = w.session_id and a.number = w.number
          )
          update sessions s
-         set message_seq = w.message_seq, transcript_seq = w.transcript_seq, input_tokens = w.input_tokens,
-             output_tokens = w.output_tokens, cache_read_tokens = w.cache_read_tokens,
+         set last_event = w.last_event, message_seq = w.message_seq, transcript_seq = w.transcript_seq,
+             input_tokens = w.input_tokens, output_tokens = w.output_tokens, cache_read_tokens = w.cache_read_tokens,
              cache_write_tokens = w.cache_write_tokens, cost_usd = w.cost_usd, turns = w.turns
-         from unnest($1::uuid[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[],
-                     $11::float8[], $12::bigint[])
-              as w (session_id, message_seq, transcript_seq, input_tokens, output_tokens, cache_read_tokens,
+         from unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[],
+                     $8::bigint[], $9::float8[], $10::bigint[])
+              as w (session_id, last_event, message_seq, transcript_seq, input_tokens, output_tokens, cache_read_tokens,
                     cache_write_tokens, cost_usd, turns)
          where s.id = w.session_id",
     )
@@ -213,74 +208,273 @@ async fn update(connection: &mut PgConnection, writes: &[Write<'_>]) -> Result<(
             .map(|write| *write.fence.session.as_uuid())
             .collect::<Vec<_>>(),
     )
-    .bind(
-        writes
-            .iter()
-            .map(|write| integer(write.fence.attempt.get()))
-            .collect::<Vec<_>>(),
-    )
-    .bind(
-        writes
-            .iter()
-            .map(|write| bigint(write.batch.last_event))
-            .collect::<Vec<_>>(),
-    )
-    .bind(writes.iter().map(|write| write.batch.result).collect::<Vec<_>>())
-    .bind(
-        writes
-            .iter()
-            .map(Write::messages_end)
-            .collect::<Vec<_>>(),
-    )
-    .bind(
-        writes
-            .iter()
-            .map(Write::transcript_end)
-            .collect::<Vec<_>>(),
-    )
-    .bind(column(|usage| usage.input_tokens))
-    .bind(column(|usage| usage.output_tokens))
-    .bind(column(|usage| usage.cache_read_tokens))
-    .bind(column(|usage| usage.cache_write_tokens))
+    .bind(column(|write| bigint(write.batch.last_event)))
+    .bind(writes.iter().map(Write::messages_end).collect::<Vec<_>>())
+    .bind(writes.iter().map(Write::transcript_end).collect::<Vec<_>>())
+    .bind(column(|write| bigint(write.batch.usage.input_tokens)))
+    .bind(column(|write| bigint(write.batch.usage.output_tokens)))
+    .bind(column(|write| bigint(write.batch.usage.cache_read_tokens)))
+    .bind(column(|write| bigint(write.batch.usage.cache_write_tokens)))
     .bind(
         writes
             .iter()
             .map(|write| write.batch.usage.cost_usd)
             .collect::<Vec<_>>(),
     )
-    .bind(column(|usage| u64::from(usage.turns)))
+    .bind(column(|write| i64::from(write.batch.usage.turns)))
+    .bind(
+        of_results()
+            .map(|write| *write.fence.session.as_uuid())
+            .collect::<Vec<_>>(),
+    )
+    .bind(
+        of_results()
+            .map(|write| integer(write.fence.attempt.get()))
+            .collect::<Vec<_>>(),
+    )
+    .bind(of_results().map(|write| write.batch.result).collect::<Vec<_>>())
     .execute(connection)
     .await?;
     Ok(())
 }
 
-/// One delivery in one statement, and so in one round trip: everything is given as a difference, and the statement meets
-/// no row unless the delivery is exactly what comes next. The attempt's row is looked at again when the session is
-/// locked; should it have changed in between, the division by zero takes everything back.
+/// Deliveries in one statement, and so in one round trip: everything is given as a difference, and the statement meets
+/// only sessions of which the delivery is exactly what comes next, and which nobody else has locked.
+///
+/// Of each delivery: `$1` session, `$2` attempt, `$3` lease, `$4` the event before it, `$5` its last event, `$6` how many
+/// messages, `$7` how many transcript entries, `$8` to `$13` usage. Of each message: `$14` its delivery's place, `$15` its
+/// place in the delivery, `$16` to `$18` its columns.
+macro_rules! write_next {
+    ($entries:literal) => {
+        concat!(
+            "with wanted as (
+                 select * from unnest($1::uuid[], $2::int[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[],
+                                      $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[],
+                                      $12::float8[], $13::bigint[]) with ordinality
+                      as w (session_id, attempt, lease, before, last_event, messages, entries, input_tokens, output_tokens,
+                            cache_read_tokens, cache_write_tokens, cost_usd, turns, place)
+             ), locked as (
+                 select s.id from wanted w join sessions s on s.id = w.session_id
+                 where s.attempt = w.attempt and s.lease = w.lease and s.status = 'running' and s.last_event = w.before
+                 for no key update of s skip locked
+             ), session as (
+                 update sessions s
+                 set last_event = w.last_event, message_seq = s.message_seq + w.messages,
+                     transcript_seq = s.transcript_seq + w.entries,
+                     input_tokens = greatest(s.input_tokens, 0) + w.input_tokens,
+                     output_tokens = greatest(s.output_tokens, 0) + w.output_tokens,
+                     cache_read_tokens = greatest(s.cache_read_tokens, 0) + w.cache_read_tokens,
+                     cache_write_tokens = greatest(s.cache_write_tokens, 0) + w.cache_write_tokens,
+                     cost_usd = s.cost_usd + w.cost_usd, turns = greatest(s.turns, 0) + w.turns
+                 from locked l join wanted w on w.session_id = l.id
+                 where s.id = l.id
+                 returning w.place, s.id, s.attempt, s.cancel_requested, s.message_seq - w.messages as message_seq,
+                           s.transcript_seq - w.entries as transcript_seq
+             ), message as (
+                 insert into messages (id, session_id, type, content, seq)
+                 select m.id, s.id, m.type, m.content::jsonb, s.message_seq + m.place
+                 from session s
+                 join unnest($14::bigint[], $15::bigint[], $16::uuid[], $17::text[], $18::text[])
+                      as m (delivery, place, id, type, content) on m.delivery = s.place
+             )",
+            $entries,
+            " select s.place - 1, s.cancel_requested from session s"
+        )
+    };
+}
+
+const WRITE_MESSAGES: &str = write_next!("");
+
+/// With transcript entries: `$19` each one's delivery's place, `$20` its place in the delivery, `$21` to `$25` its columns.
+const WRITE_ALL: &str = write_next!(
+    ", entry as (
+         insert into transcript (session_id, attempt, seq, at, kind, parent, summary, detail)
+         select s.id, s.attempt, s.transcript_seq + t.place, t.at, t.kind, t.parent, t.summary, t.detail::jsonb
+         from session s
+         join unnest($19::bigint[], $20::bigint[], $21::timestamptz[], $22::text[], $23::text[], $24::text[], $25::text[])
+              as t (delivery, place, at, kind, parent, summary, detail) on t.delivery = s.place
+     )"
+);
+
+/// Writes those deliveries that are exactly what comes next, under the current lease, bring no result, and whose sessions
+/// nobody else has locked; the others are left open.
+pub(super) async fn write_next(
+    connection: &mut PgConnection,
+    deliveries: &[&Delivery],
+) -> Result<Vec<Settled<Recorded>>, sqlx::Error> {
+    let mut next = Next::default();
+    let mut settled: Vec<Settled<Recorded>> = deliveries.iter().map(|_| None).collect();
+    for (index, delivery) in deliveries.iter().enumerate() {
+        next.add(index, delivery);
+    }
+    if next.places.is_empty() {
+        return Ok(settled);
+    }
+    let (places, lasts) = (next.places.clone(), next.lasts.clone());
+    for (place, cancel_requested) in next.execute(connection).await? {
+        let place = usize::try_from(place).unwrap_or(usize::MAX);
+        if let (Some(index), Some(last)) = (places.get(place), lasts.get(place))
+            && let Some(settled) = settled.get_mut(*index)
+        {
+            *settled = Some(Ok(Recorded {
+                acknowledged: last.unsigned_abs(),
+                cancel_requested,
+            }));
+        }
+    }
+    Ok(settled)
+}
+
+/// The parameters of [`write_next!`].
+#[derive(Default)]
+struct Next<'a> {
+    /// Of each delivery, its place among all.
+    places: Vec<usize>,
+    fences: Vec<Fence>,
+    befores: Vec<i64>,
+    lasts: Vec<i64>,
+    messages: Vec<i64>,
+    entries: Vec<i64>,
+    usages: Vec<Usage>,
+    message_texts: Vec<(i64, i64, &'a MessageText)>,
+    entry_places: Vec<(i64, i64)>,
+    entry_texts: EntryTexts<'a>,
+}
+
+impl<'a> Next<'a> {
+    fn add(&mut self, place: usize, delivery: &'a Delivery) {
+        let Some((first, last)) = delivery.range() else {
+            return;
+        };
+        let batch = Batch::of(&delivery.events, Usage::default());
+        if batch.result.is_some() {
+            return;
+        }
+        self.places.push(place);
+        self.fences.push(delivery.fence);
+        self.befores.push(bigint(first - 1));
+        self.lasts.push(bigint(last));
+        self.messages.push(bigint(batch.messages.len() as u64));
+        self.entries.push(bigint(batch.transcript.len() as u64));
+        self.usages.push(batch.usage);
+        let of = bigint(self.places.len() as u64);
+        for (place, message) in (1..).zip(batch.messages) {
+            self.message_texts.push((of, place, message));
+        }
+        for (place, entry) in (1..).zip(batch.transcript) {
+            self.entry_places.push((of, place));
+            self.entry_texts.add(entry);
+        }
+    }
+
+    /// The places, from 0, of the deliveries that were written, and whether their sessions shall be cancelled.
+    async fn execute(self, connection: &mut PgConnection) -> Result<Vec<(i64, bool)>, sqlx::Error> {
+        let fences = &self.fences;
+        let usage = |value: fn(&Usage) -> u64| -> Vec<i64> {
+            self.usages.iter().map(|usage| bigint(value(usage))).collect()
+        };
+        let with_entries = !self.entry_places.is_empty();
+        let query = sqlx::query_as(if with_entries { WRITE_ALL } else { WRITE_MESSAGES });
+        let query = query
+            .bind(
+                fences
+                    .iter()
+                    .map(|fence| *fence.session.as_uuid())
+                    .collect::<Vec<_>>(),
+            )
+            .bind(
+                fences
+                    .iter()
+                    .map(|fence| integer(fence.attempt.get()))
+                    .collect::<Vec<_>>(),
+            )
+            .bind(
+                fences
+                    .iter()
+                    .map(|fence| bigint(fence.lease.get()))
+                    .collect::<Vec<_>>(),
+            )
+            .bind(self.befores)
+            .bind(self.lasts)
+            .bind(self.messages)
+            .bind(self.entries)
+            .bind(usage(|usage| usage.input_tokens))
+            .bind(usage(|usage| usage.output_tokens))
+            .bind(usage(|usage| usage.cache_read_tokens))
+            .bind(usage(|usage| usage.cache_write_tokens))
+            .bind(self.usages.iter().map(|usage| usage.cost_usd).collect::<Vec<_>>())
+            .bind(usage(|usage| u64::from(usage.turns)))
+            .bind(
+                self.message_texts
+                    .iter()
+                    .map(|(of, _, _)| *of)
+                    .collect::<Vec<_>>(),
+            )
+            .bind(
+                self.message_texts
+                    .iter()
+                    .map(|(_, place, _)| *place)
+                    .collect::<Vec<_>>(),
+            )
+            .bind(
+                self.message_texts
+                    .iter()
+                    .map(|(_, _, message)| message.id)
+                    .collect::<Vec<_>>(),
+            )
+            .bind(
+                self.message_texts
+                    .iter()
+                    .map(|(_, _, message)| message.kind)
+                    .collect::<Vec<_>>(),
+            )
+            .bind(
+                self.message_texts
+                    .iter()
+                    .map(|(_, _, message)| message.content.as_str())
+                    .collect::<Vec<_>>(),
+            );
+        let query = if with_entries {
+            query
+                .bind(self.entry_places.iter().map(|(of, _)| *of).collect::<Vec<_>>())
+                .bind(
+                    self.entry_places
+                        .iter()
+                        .map(|(_, place)| *place)
+                        .collect::<Vec<_>>(),
+                )
+                .bind(self.entry_texts.ats)
+                .bind(self.entry_texts.kinds)
+                .bind(self.entry_texts.parents)
+                .bind(self.entry_texts.summaries)
+                .bind(self.entry_texts.details)
+        } else {
+            query
+        };
+        query.fetch_all(connection).await
+    }
+}
+
+/// One delivery without a result in one statement, and so in one round trip: everything is given as a difference, and the
+/// statement meets no row unless the delivery is exactly what comes next.
 macro_rules! write_one {
     ($messages:expr, $entries:expr) => {
         concat!(
             "with session as (
                  update sessions s
-                 set message_seq = s.message_seq + $6, transcript_seq = s.transcript_seq + $7,
+                 set last_event = $5, message_seq = s.message_seq + $6, transcript_seq = s.transcript_seq + $7,
                      input_tokens = greatest(s.input_tokens, 0) + $8,
                      output_tokens = greatest(s.output_tokens, 0) + $9,
                      cache_read_tokens = greatest(s.cache_read_tokens, 0) + $10,
                      cache_write_tokens = greatest(s.cache_write_tokens, 0) + $11,
                      cost_usd = s.cost_usd + $12, turns = greatest(s.turns, 0) + $13
-                 from attempts a
-                 where s.id = $1 and s.attempt = $2 and s.lease = $3 and s.status = 'running'
-                   and a.session_id = $1 and a.number = $2 and a.last_event = $4
+                 where s.id = $1 and s.attempt = $2 and s.lease = $3 and s.status = 'running' and s.last_event = $4
                  returning s.id, s.cancel_requested, s.message_seq - $6 as message_seq,
                            s.transcript_seq - $7 as transcript_seq
-             ), attempt as (
-                 update attempts a set last_event = $5, result = coalesce($14::jsonb, a.result)
-                 from session s where a.session_id = s.id and a.number = $2 and a.last_event = $4
-                 returning a.number
              )",
             $messages,
             $entries,
-            " select s.cancel_requested, 1 / (select count(*) from attempt) from session s"
+            " select s.cancel_requested from session s"
         )
     };
 }
@@ -290,7 +484,7 @@ macro_rules! one_messages {
         ", message as (
              insert into messages (id, session_id, type, content, seq)
              select m.id, s.id, m.type, m.content::jsonb, s.message_seq + m.place
-             from session s, unnest($15::uuid[], $16::text[], $17::text[]) with ordinality as m (id, type, content, place)
+             from session s, unnest($14::uuid[], $15::text[], $16::text[]) with ordinality as m (id, type, content, place)
          )"
     };
 }
@@ -309,7 +503,7 @@ macro_rules! one_entries {
     };
 }
 
-/// `None` if it is not exactly what comes next, or not under the current lease.
+/// `None` if it is not exactly what comes next, or not under the current lease, or brings a result.
 pub(super) async fn write_one(
     connection: &mut PgConnection,
     delivery: &Delivery,
@@ -324,12 +518,15 @@ pub(super) async fn write_one(
         result,
         ..
     } = Batch::of(&delivery.events, Usage::default());
+    if result.is_some() {
+        return Ok(None);
+    }
     let statement = match (messages.is_empty(), transcript.is_empty()) {
         (true, true) => write_one!("", ""),
         (false, true) => write_one!(one_messages!(), ""),
-        (true, false) => write_one!("", one_entries!("$15", "$16", "$17", "$18", "$19")),
+        (true, false) => write_one!("", one_entries!("$14", "$15", "$16", "$17", "$18")),
         (false, false) => {
-            write_one!(one_messages!(), one_entries!("$18", "$19", "$20", "$21", "$22"))
+            write_one!(one_messages!(), one_entries!("$17", "$18", "$19", "$20", "$21"))
         }
     };
     let mut query = sqlx::query_scalar(statement)
@@ -345,8 +542,7 @@ pub(super) async fn write_one(
         .bind(bigint(usage.cache_read_tokens))
         .bind(bigint(usage.cache_write_tokens))
         .bind(usage.cost_usd)
-        .bind(i64::from(usage.turns))
-        .bind(result);
+        .bind(i64::from(usage.turns));
     if !messages.is_empty() {
         query = query
             .bind(messages.iter().map(|message| message.id).collect::<Vec<_>>())
@@ -380,8 +576,8 @@ pub(super) async fn write_one(
 /// How far an attempt is.
 pub(super) async fn ask(pool: &PgPool, fence: Fence) -> Result<Recorded, StoreError> {
     let (last_event, cancel_requested): (i64, bool) = sqlx::query_as(
-        "select a.last_event, s.cancel_requested
-         from sessions s join attempts a on a.session_id = s.id and a.number = s.attempt
+        "select s.last_event, s.cancel_requested
+         from sessions s
          where s.id = $1 and s.attempt = $2 and s.lease = $3 and s.status = 'running'",
     )
     .bind(fence.session.as_uuid())

@@ -6,6 +6,7 @@ mod events;
 mod fenced;
 mod finish;
 mod leases;
+mod messages;
 mod open;
 mod read;
 mod reap;
@@ -33,6 +34,7 @@ use fabrica_core::session::{Session, SessionStatus, Spec};
 use futures::stream::BoxStream;
 use sqlx::PgPool;
 
+use self::messages::Reading;
 use self::record::Recording;
 use self::submit::Submitting;
 use self::subscribe::Listening;
@@ -46,6 +48,7 @@ pub struct PostgresStore {
     listening: Listening,
     recording: Recording,
     submitting: Submitting,
+    reading: Reading,
 }
 
 impl fmt::Debug for PostgresStore {
@@ -133,7 +136,7 @@ impl Store for PostgresStore {
     }
 
     async fn messages(&self, session: SessionId, after: u64, limit: u32) -> Result<Vec<Message>, StoreError> {
-        read::messages(&self.pool, session, after, limit).await
+        self.reading.messages(session, after, limit).await
     }
 
     async fn mark_read(&self, message: MessageId) -> Result<bool, StoreError> {

@@ -7,6 +7,7 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{Connection as _, PgConnection};
 
 use super::PostgresStore;
+use super::messages::Reading;
 use super::record::Recording;
 use super::submit::Submitting;
 use super::subscribe::Listening;
@@ -62,6 +63,7 @@ impl PostgresStore {
         Ok(Self {
             recording: Recording::new(&pool),
             submitting: Submitting::new(&pool),
+            reading: Reading::new(&pool),
             pool,
             place,
             listening: Listening::default(),
@@ -72,6 +74,7 @@ impl PostgresStore {
     pub async fn close(&self) {
         self.recording.close();
         self.submitting.close();
+        self.reading.close();
         self.listening.stop().await;
         self.pool.close().await;
     }

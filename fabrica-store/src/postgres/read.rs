@@ -1,14 +1,13 @@
 //! Reading sessions and what belongs to them.
 
 use fabrica_core::ids::{MessageId, SessionId};
-use fabrica_core::message::Message;
 use fabrica_core::ports::StoreError;
 use fabrica_core::ports::store::{SessionFilter, SessionState, Storable as _, StoredTranscript};
 use fabrica_core::session::{Session, Spec};
 use sqlx::PgPool;
 
 use crate::error::database;
-use crate::rows::{MessageRow, SessionRow, SpecRow, StateRow, TranscriptRow, all, session_columns};
+use crate::rows::{SessionRow, SpecRow, StateRow, TranscriptRow, all, session_columns};
 use crate::values::bigint;
 
 #[tracing::instrument(name = "store.postgres.session", skip_all, fields(session.id = %id), err)]
@@ -80,26 +79,6 @@ pub(super) async fn specs(pool: &PgPool, session: SessionId) -> Result<Vec<Spec>
          from specs where session_id = $1 order by version, created_at",
     )
     .bind(session.as_uuid())
-    .fetch_all(pool)
-    .await
-    .map_err(database)?;
-    all(rows)
-}
-
-#[tracing::instrument(name = "store.postgres.messages", skip_all, fields(session.id = %session), err)]
-pub(super) async fn messages(
-    pool: &PgPool,
-    session: SessionId,
-    after: u64,
-    limit: u32,
-) -> Result<Vec<Message>, StoreError> {
-    let rows: Vec<MessageRow> = sqlx::query_as(
-        "select id, session_id, seq, type, content, created_at, read_at
-         from messages where session_id = $1 and seq > $2 order by seq limit $3",
-    )
-    .bind(session.as_uuid())
-    .bind(bigint(after))
-    .bind(i64::from(limit))
     .fetch_all(pool)
     .await
     .map_err(database)?;

@@ -76,7 +76,7 @@ async fn transcripts(connection: &mut PgConnection, age: Duration, limit: i64) -
         let ids: Vec<Uuid> = sqlx::query_scalar(concat!(
             "select s.id from sessions s where ",
             ended!(),
-            " and s.transcript_seq > s.transcript_reaped
+            " and s.transcript_kept
               order by s.completed_at, s.id limit $2 for no key update of s skip locked"
         ))
         .bind(microseconds(age))
@@ -101,7 +101,7 @@ async fn transcripts(connection: &mut PgConnection, age: Duration, limit: i64) -
         .map_err(database)?
         .rows_affected();
         sqlx::query(
-            "update sessions s set transcript_reaped = s.transcript_seq
+            "update sessions s set transcript_kept = false
              where s.id = any ($1) and not exists (select 1 from transcript t where t.session_id = s.id)",
         )
         .bind(&ids)

@@ -5,7 +5,7 @@ use fabrica_core::ports::StoreError;
 use fabrica_core::ports::store::{EventRecord, Recorded};
 use sqlx::{Connection as _, PgPool};
 
-use super::events::{ask, hold, hold_patiently, write, write_one};
+use super::events::{ask, hold, hold_patiently, write, write_next, write_one};
 use super::writer::WriterConnection;
 use crate::error::database;
 use crate::events::Delivery;
@@ -72,13 +72,26 @@ impl Recorder {
         {
             return Ok(vec![Some(Ok(recorded))]);
         }
+        let mut settled = write_next(connection, deliveries).await?;
+        let left: Vec<_> = settled
+            .iter()
+            .zip(deliveries)
+            .filter_map(|(settled, delivery)| settled.is_none().then_some(*delivery))
+            .collect();
+        if left.is_empty() {
+            return Ok(settled);
+        }
         let mut transaction = connection.begin().await?;
-        let held = hold(&mut transaction, deliveries).await?;
-        let (settled, writes) = settle(deliveries, &held);
+        let held = hold(&mut transaction, &left).await?;
+        let (others, writes) = settle(&left, &held);
         if !writes.is_empty() {
             write(&mut transaction, &writes).await?;
         }
         transaction.commit().await?;
+        let open = settled.iter_mut().filter(|settled| settled.is_none());
+        for (settled, other) in open.zip(others) {
+            *settled = other;
+        }
         Ok(settled)
     }
 }

@@ -153,7 +153,7 @@ const CLAIMED: &str = concat!(
     "select ",
     session_columns!(),
     ", s.lease, p.id as spec_id, p.session_id, p.version, p.content, p.created_at as spec_created_at,
-            a.container, a.branch, a.runner_token_hash, a.agent_token_hash, a.last_event, ",
+            a.container, a.branch, a.runner_token_hash, a.agent_token_hash, s.last_event, ",
     now!(),
     " - a.started_at as age,
             (select case when o.outcome is null or o.outcome = 'lost' then o.result end from attempts o
@@ -270,7 +270,8 @@ async fn take(connection: &mut SqliteConnection, id: Uuid, request: &ClaimReques
     end_attempts(connection, SessionId::from_uuid(id), "lost", None).await?;
     sqlx::query(concat!(
         "update sessions
-         set status = 'running', attempt = attempt + 1, lease = lease + 1, worker = ?2, completed_at = null, run_at = ",
+         set status = 'running', attempt = attempt + 1, lease = lease + 1, worker = ?2, completed_at = null,
+             last_event = 0, transcript_kept = 1, run_at = ",
         now!(),
         " + ?3
          where id = ?1"

@@ -34,11 +34,10 @@ pub(super) async fn hold(
         })
         .collect();
     sqlx::query_as(
-        "select w.key as place, s.message_seq, s.transcript_seq, s.cancel_requested, a.last_event, s.input_tokens,
+        "select w.key as place, s.message_seq, s.transcript_seq, s.cancel_requested, s.last_event, s.input_tokens,
                 s.output_tokens, s.cache_read_tokens, s.cache_write_tokens, s.cost_usd, s.turns
          from json_each(?1) w
          cross join sessions s on s.id = unhex(w.value ->> 0)
-         cross join attempts a on a.session_id = s.id and a.number = s.attempt
          where s.attempt = w.value ->> 1 and s.lease = w.value ->> 2 and s.status = 'running'",
     )
     .bind(rows(&fences)?)
@@ -46,7 +45,7 @@ pub(super) async fn hold(
     .await
 }
 
-/// `$1` messages, `$2` transcript entries, `$3` sessions with their attempts, whose order is that of [`session_row`]. With
+/// `$1` messages, `$2` transcript entries, `$3` attempts with a result, `$4` sessions, in the order of [`session_row`]. With
 /// `?1` a statement that leaves a number out would get the wrong values.
 const WRITE: &str = "
     insert into messages (id, session_id, type, content, seq)
@@ -58,22 +57,22 @@ const WRITE: &str = "
            t.value ->> 7
     from json_each($2) t;
 
-    update attempts set last_event = w.value ->> 2, result = coalesce(w.value ->> 3, result)
+    update attempts set result = w.value ->> 2
     from json_each($3) w
     where attempts.session_id = unhex(w.value ->> 0) and attempts.number = w.value ->> 1;
 
     update sessions
-    set message_seq = w.value ->> 4, transcript_seq = w.value ->> 5, input_tokens = w.value ->> 6,
-        output_tokens = w.value ->> 7, cache_read_tokens = w.value ->> 8, cache_write_tokens = w.value ->> 9,
-        cost_usd = w.value ->> 10, turns = w.value ->> 11
-    from json_each($3) w where sessions.id = unhex(w.value ->> 0)";
+    set last_event = w.value ->> 1, message_seq = w.value ->> 2, transcript_seq = w.value ->> 3,
+        input_tokens = w.value ->> 4, output_tokens = w.value ->> 5, cache_read_tokens = w.value ->> 6,
+        cache_write_tokens = w.value ->> 7, cost_usd = w.value ->> 8, turns = w.value ->> 9
+    from json_each($4) w where sessions.id = unhex(w.value ->> 0)";
 
 /// Everything that the sessions get.
 pub(super) async fn write(
     connection: &mut SqliteConnection,
     writes: &[Write<'_>],
 ) -> Result<(), sqlx::Error> {
-    let (mut messages, mut entries, mut sessions) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut messages, mut entries, mut results, mut sessions) = (vec![], vec![], vec![], vec![]);
     for write in writes {
         let session = hex(*write.fence.session.as_uuid());
         for (seq, message) in (write.message_seq + 1..).zip(&write.batch.messages) {
@@ -97,11 +96,15 @@ pub(super) async fn write(
                 &entry.detail,
             ));
         }
+        if let Some(result) = write.batch.result {
+            results.push((session.clone(), write.fence.attempt, result));
+        }
         sessions.push(session_row(write, session));
     }
     sqlx::query(WRITE)
         .bind(rows(&messages)?)
         .bind(rows(&entries)?)
+        .bind(rows(&results)?)
         .bind(rows(&sessions)?)
         .execute(connection)
         .await?;
@@ -112,9 +115,7 @@ fn session_row(write: &Write<'_>, session: String) -> impl Serialize {
     let usage = write.batch.usage;
     (
         session,
-        write.fence.attempt,
         bigint(write.batch.last_event),
-        write.batch.result.map(str::to_owned),
         write.messages_end(),
         write.transcript_end(),
         bigint(usage.input_tokens),
@@ -129,8 +130,8 @@ fn session_row(write: &Write<'_>, session: String) -> impl Serialize {
 /// How far an attempt is.
 pub(super) async fn ask(readers: &SqlitePool, fence: Fence) -> Result<Recorded, StoreError> {
     let (last_event, cancel_requested): (i64, bool) = sqlx::query_as(
-        "select a.last_event, s.cancel_requested
-         from sessions s join attempts a on a.session_id = s.id and a.number = s.attempt
+        "select s.last_event, s.cancel_requested
+         from sessions s
          where s.id = ?1 and s.attempt = ?2 and s.lease = ?3 and s.status = 'running'",
     )
     .bind(fence.session.as_uuid())

@@ -45,6 +45,8 @@ impl SqliteStore {
             .synchronous(SqliteSynchronous::Full)
             .foreign_keys(true)
             .busy_timeout(PATIENCE)
+            // What a statement would undo is kept in memory, not in a file of its own.
+            .pragma("temp_store", "memory")
             .pragma("wal_autocheckpoint", LOG_PAGES)
             .pragma("cache_size", CACHE);
         private(&path);

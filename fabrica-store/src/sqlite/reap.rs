@@ -101,7 +101,7 @@ async fn transcripts(
         let ids: Vec<Uuid> = sqlx::query_scalar(concat!(
             "select s.id from sessions s where ",
             ended!(),
-            " and s.transcript_seq > s.transcript_reaped order by s.completed_at, s.id limit ?2"
+            " and s.transcript_kept = 1 order by s.completed_at, s.id limit ?2"
         ))
         .bind(microseconds(age))
         .bind(left)
@@ -125,7 +125,7 @@ async fn transcripts(
         .map_err(database)?
         .rows_affected();
         sqlx::query(concat!(
-            "update sessions set transcript_reaped = transcript_seq
+            "update sessions set transcript_kept = 0
              where id in ",
             listed!(),
             " and not exists (select 1 from transcript t where t.session_id = sessions.id)"
