@@ -3,7 +3,7 @@
 use fabrica_cli::assembly::AssemblyError;
 use fabrica_cli::rehearsal::RehearsalError;
 use fabrica_core::failure::Failure;
-use fabrica_core::orchestrator::SubmitError;
+use fabrica_core::orchestrator::{AnswerError, SubmitError};
 use fabrica_core::plan::PlanError;
 use fabrica_core::ports::{RuntimeError, StoreError};
 use serde_json::{Value, json};
@@ -66,6 +66,18 @@ impl Problem {
 impl From<AssemblyError> for Problem {
     fn from(error: AssemblyError) -> Self {
         Self::new(Exit::Other(error.exit_code()), error.code(), error.to_string()).hint(error.hint())
+    }
+}
+
+impl From<AnswerError> for Problem {
+    fn from(error: AnswerError) -> Self {
+        match error {
+            AnswerError::Store(error) => error.into(),
+            AnswerError::Plan(error) => Self::new(Exit::Usage, error.code(), error.to_string())
+                .hint("correct the plan that --plan names"),
+            other => Self::new(Exit::Usage, other.code(), other.to_string())
+                .hint("nothing was stored; the question is still open"),
+        }
     }
 }
 

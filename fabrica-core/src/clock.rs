@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use chrono::{DateTime, Utc};
 use uuid::{Builder, Uuid};
 
-use crate::ids::{ArtifactId, MessageId, SessionId, SpecId};
+use crate::ids::{ArtifactId, MessageId, QuestionId, SessionId, SpecId};
 
 /// Where the wall clock is read. Leases never depend on it: they live in the database's time.
 pub trait Clock: Debug + Send + Sync {
@@ -81,6 +81,11 @@ impl<'a> IdSource<'a> {
     /// An artifact id, ordered by time.
     pub fn artifact(&self) -> ArtifactId {
         ArtifactId::from_uuid(self.ordered())
+    }
+
+    /// A question id, ordered by time.
+    pub fn question(&self) -> QuestionId {
+        QuestionId::from_uuid(self.ordered())
     }
 
     fn ordered(&self) -> Uuid {

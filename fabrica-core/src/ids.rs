@@ -86,6 +86,11 @@ uuid_id!(
     ArtifactId,
     "artifact id"
 );
+uuid_id!(
+    /// One question of a session to a person.
+    QuestionId,
+    "question id"
+);
 
 impl SessionId {
     /// The first eight hexadecimal digits: what people see, and what the default branch is named after.

@@ -34,6 +34,12 @@ pub const AGENT_TOKEN_VARIABLE: &str = "FABRICA_AGENT_TOKEN";
 /// Header that carries the stable code of a refusal by the gateway.
 pub const CODE_HEADER: &str = "x-fabrica-code";
 
+/// The name of the artifact that holds the agent's own conversation: what it resumes from.
+pub const CONVERSATION_ARTIFACT: &str = "claude-transcript.jsonl";
+/// The exit code by which a `command` agent says that it has asked a person with `fabrica-escalate` and waits for the
+/// answer. Any other end after a recorded question means the same.
+pub const AGENT_ASKED: i32 = 85;
+
 /// The runner's exit codes. Its events are the truth; the code only helps where no event came through.
 pub mod exit {
     /// The job ended and its result was acknowledged, whatever the result was.
@@ -79,6 +85,73 @@ pub struct Job {
     pub committer: Identity,
     /// How many commits of history are cloned; `None` is all of it.
     pub depth: Option<u32>,
+    /// How often what the agent did is made safe outside of the sandbox, in seconds; `None` is only before it asks or is
+    /// stopped.
+    #[serde(default)]
+    pub checkpoint_seconds: Option<u64>,
+    /// What the attempt goes on with; `None` begins from the base.
+    #[serde(default)]
+    pub resume: Option<Resume>,
+}
+
+impl Job {
+    /// The ref on the git host that the session's checkpoints are pushed to.
+    pub fn checkpoint_reference(&self) -> String {
+        format!("refs/fabrica/{}/checkpoint", self.session)
+    }
+}
+
+/// What an attempt goes on with, after an answer or the loss of an earlier sandbox.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resume {
+    /// What an earlier attempt left, if it came that far.
+    #[serde(default)]
+    pub checkpoint: Option<Checkpoint>,
+    /// What the agent is told now, for example the answer to its question. Follows on the conversation, if the checkpoint
+    /// has it; otherwise it stands below the task.
+    pub prompt: String,
+}
+
+/// Everything that the agent did, made safe outside of its sandbox.
+///
+/// The commit's tree is that of the working directory, with untracked files and without ignored ones. Its parents are, in
+/// this order: the commit that the agent's `HEAD` was at, a commit of the index, and the checkpoint before it, if there was
+/// one; so the ref only ever moves forward.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checkpoint {
+    /// The ref on the git host.
+    pub reference: String,
+    /// The commit that it is at.
+    pub commit: String,
+    /// The commit that the agent's `HEAD` was at.
+    pub head: String,
+    /// Whether the agent's conversation at that time is stored as [`CONVERSATION_ARTIFACT`].
+    #[serde(default)]
+    pub conversation: bool,
+}
+
+/// How soon a question wants an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Urgency {
+    /// Whenever somebody has time.
+    Low,
+    /// As usual.
+    #[default]
+    Normal,
+    /// Before anything else.
+    High,
+}
+
+impl Urgency {
+    /// The name in the database and in JSON.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Low => "low",
+            Self::Normal => "normal",
+            Self::High => "high",
+        }
+    }
 }
 
 /// A name and an address for commits.
@@ -134,17 +207,10 @@ pub enum RunnerEvent {
     Agent(TranscriptEntry),
     /// What was used since the last `usage` event.
     Usage(Usage),
-    /// The agent asks a person. Not sent yet by this version's runner.
-    Escalation {
-        /// The question.
-        question: String,
-        /// Answers to choose from; may be empty.
-        #[serde(default)]
-        options: Vec<String>,
-        /// What the person should know.
-        #[serde(default)]
-        context: String,
-    },
+    /// What the agent did so far is safe outside of the sandbox.
+    Checkpoint(Checkpoint),
+    /// The agent asks a person, and its work is safe. The last event of its attempt.
+    Escalation(Escalation),
     /// The job ended with success. The last event of its attempt.
     Completed(JobResult),
     /// The job ended without success. The last event of its attempt.
@@ -158,6 +224,22 @@ pub enum RunnerEvent {
     /// An event of a newer runner.
     #[serde(other)]
     Unknown,
+}
+
+/// A question to a person.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Escalation {
+    /// The question.
+    pub question: String,
+    /// Answers to choose from; may be empty.
+    #[serde(default)]
+    pub options: Vec<String>,
+    /// What the person should know.
+    #[serde(default)]
+    pub context: String,
+    /// How soon it wants an answer.
+    #[serde(default)]
+    pub urgency: Urgency,
 }
 
 /// What came out of a job that succeeded.

@@ -36,7 +36,7 @@
 //! |---|---|---|
 //! | `GET /session/job` | runner | the [`Job`](fabrica_core::protocol::Job) |
 //! | `POST /session/events` | runner | newline-delimited [`Envelope`](fabrica_core::protocol::Envelope)s |
-//! | `PUT /session/artifacts/{name}` | runner | a file of the session's |
+//! | `PUT`, `GET /session/artifacts/{name}` | runner | a file of the session's |
 //! | `POST /model/v1/messages`, `…/count_tokens` | agent | the model API |
 //! | `/git/repository.git`, fetching | either | the plan's repository |
 //! | `/git/repository.git`, pushing | runner | the session's branch and `refs/fabrica/<session id>/…` |

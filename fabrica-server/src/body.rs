@@ -6,6 +6,7 @@ use axum::body::{Body, HttpBody as _};
 use axum::http::{HeaderMap, header};
 use fabrica_core::plan::MAX_PLAN_BYTES;
 use futures::StreamExt as _;
+use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
 use crate::problem::Problem;
@@ -47,15 +48,47 @@ fn is_text(media_type: &str) -> bool {
         })
 }
 
+/// The largest body that is JSON.
+const MAX_JSON_BYTES: usize = 1024 * 1024;
+
+/// Reads a body of JSON.
+pub(crate) async fn read_json<T: DeserializeOwned>(headers: &HeaderMap, body: Body) -> Result<T, Problem> {
+    let announced = headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|text| text.split(';').next())
+        .is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json"));
+    if !announced || headers.contains_key(header::CONTENT_ENCODING) {
+        return Err(Problem::new(
+            "request.not_json",
+            "the Content-Type is not application/json",
+        ));
+    }
+    let too_large = || {
+        let detail = format!("the body has more than {MAX_JSON_BYTES} bytes");
+        Problem::new("request.too_large", detail).with("limit", MAX_JSON_BYTES)
+    };
+    if body.size_hint().lower() > MAX_JSON_BYTES as u64 {
+        return Err(too_large());
+    }
+    let bytes = timeout(BODY_PATIENCE, collect(body, MAX_JSON_BYTES))
+        .await
+        .map_err(|_| Problem::new("request.timeout", "the body did not arrive in time"))??
+        .ok_or_else(too_large)?;
+    serde_json::from_slice(&bytes)
+        .map_err(|error| Problem::new("request.invalid_json", format!("the body: {error}")))
+}
+
 /// Reads a plan. What is too large is refused as soon as that is known: at once if its length is announced.
 pub(crate) async fn read_plan(body: Body) -> Result<String, Problem> {
     let announced = body.size_hint().lower();
     if announced > MAX_PLAN_BYTES as u64 {
         return Err(too_large());
     }
-    let bytes = timeout(BODY_PATIENCE, collect(body))
+    let bytes = timeout(BODY_PATIENCE, collect(body, MAX_PLAN_BYTES))
         .await
-        .map_err(|_| Problem::new("request.timeout", "the body did not arrive in time"))??;
+        .map_err(|_| Problem::new("request.timeout", "the body did not arrive in time"))??
+        .ok_or_else(too_large)?;
     String::from_utf8(bytes).map_err(|error| {
         let offset = error.utf8_error().valid_up_to();
         Problem::new("plan.not_utf8", format!("the plan is not UTF-8 at byte {offset}"))
@@ -63,18 +96,19 @@ pub(crate) async fn read_plan(body: Body) -> Result<String, Problem> {
     })
 }
 
-async fn collect(body: Body) -> Result<Vec<u8>, Problem> {
+/// All of a body; nothing if it is larger than that.
+async fn collect(body: Body, limit: usize) -> Result<Option<Vec<u8>>, Problem> {
     let mut bytes = Vec::new();
     let mut chunks = body.into_data_stream();
     while let Some(chunk) = chunks.next().await {
         let chunk = chunk
             .map_err(|_| Problem::new("request.incomplete_body", "the body ended before it was whole"))?;
-        if bytes.len() + chunk.len() > MAX_PLAN_BYTES {
-            return Err(too_large());
+        if bytes.len() + chunk.len() > limit {
+            return Ok(None);
         }
         bytes.extend_from_slice(&chunk);
     }
-    Ok(bytes)
+    Ok(Some(bytes))
 }
 
 fn too_large() -> Problem {

@@ -1,9 +1,10 @@
 //! Sessions and messages as the API shows them. Members without a value are `null`, never left out.
 
 use chrono::{DateTime, SecondsFormat, Utc};
-use fabrica_core::ids::{MessageId, SessionId};
+use fabrica_core::ids::{MessageId, QuestionId, SessionId};
 use fabrica_core::message::{Message, MessageContent, MessageKind};
-use fabrica_core::protocol::Usage;
+use fabrica_core::ports::store::{OnDeadline, Question};
+use fabrica_core::protocol::{Urgency, Usage};
 use fabrica_core::session::{Session, SessionStatus};
 use serde::Serialize;
 
@@ -34,6 +35,25 @@ struct UsageView {
     cache_write_tokens: u64,
     cost_usd: f64,
     turns: u32,
+}
+
+/// A question of the agent's to a person.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct QuestionView {
+    id: QuestionId,
+    session_id: SessionId,
+    attempt: u32,
+    question: String,
+    options: Vec<String>,
+    context: String,
+    urgency: Urgency,
+    asked_at: String,
+    deadline: Option<String>,
+    on_deadline: OnDeadline,
+    answer: Option<String>,
+    answered_by: Option<String>,
+    answered_at: Option<String>,
 }
 
 /// A message.
@@ -78,6 +98,30 @@ impl From<Usage> for UsageView {
             cache_write_tokens: usage.cache_write_tokens,
             cost_usd: usage.cost_usd,
             turns: usage.turns,
+        }
+    }
+}
+
+impl From<Question> for QuestionView {
+    fn from(question: Question) -> Self {
+        let (answer, answered_by, answered_at) = match question.answer {
+            Some(answer) => (Some(answer.text), answer.by, Some(rfc3339(answer.at))),
+            None => (None, None, None),
+        };
+        Self {
+            id: question.id,
+            session_id: question.session,
+            attempt: question.attempt.get(),
+            question: question.escalation.question,
+            options: question.escalation.options,
+            context: question.escalation.context,
+            urgency: question.escalation.urgency,
+            asked_at: rfc3339(question.asked_at),
+            deadline: question.deadline.map(rfc3339),
+            on_deadline: question.then,
+            answer,
+            answered_by,
+            answered_at,
         }
     }
 }

@@ -29,6 +29,7 @@ pub(crate) struct Event {
     pub(crate) transcript: Option<EntryText>,
     pub(crate) usage: Option<Usage>,
     pub(crate) result: Option<String>,
+    pub(crate) checkpoint: Option<String>,
 }
 
 /// A message.
@@ -106,6 +107,7 @@ impl Event {
                 .transpose()?,
             usage: record.usage,
             result: record.result.map(storable_json).transpose()?,
+            checkpoint: record.checkpoint.map(storable_json).transpose()?,
         })
     }
 
@@ -121,7 +123,9 @@ impl Event {
                 + entry.summary.len()
                 + entry.detail.len()
         });
-        size_of::<Self>() + messages + transcript + self.result.as_ref().map_or(0, String::len)
+        let values = [&self.result, &self.checkpoint];
+        let values: usize = values.into_iter().flatten().map(String::len).sum();
+        size_of::<Self>() + messages + transcript + values
     }
 }
 
@@ -155,6 +159,8 @@ pub(crate) struct Batch<'a> {
     /// The session's, with that of the events.
     pub(crate) usage: Usage,
     pub(crate) result: Option<&'a str>,
+    /// The newest one.
+    pub(crate) checkpoint: Option<&'a str>,
 }
 
 impl<'a> Batch<'a> {
@@ -166,6 +172,7 @@ impl<'a> Batch<'a> {
             transcript: vec![],
             usage,
             result: None,
+            checkpoint: None,
         };
         for event in events {
             batch.last_event = event.number;
@@ -173,8 +180,14 @@ impl<'a> Batch<'a> {
             batch.transcript.extend(&event.transcript);
             batch.usage = event.usage.map_or(batch.usage, |more| plus(batch.usage, more));
             batch.result = event.result.as_deref().or(batch.result);
+            batch.checkpoint = event.checkpoint.as_deref().or(batch.checkpoint);
         }
         batch
+    }
+
+    /// Whether it brings what only a few deliveries bring: a result, or a checkpoint.
+    pub(crate) fn is_rare(&self) -> bool {
+        self.result.is_some() || self.checkpoint.is_some()
     }
 }
 

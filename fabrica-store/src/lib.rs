@@ -20,6 +20,7 @@ mod events;
 mod group;
 mod notices;
 mod postgres;
+mod questions;
 mod rows;
 mod settle;
 mod shared;

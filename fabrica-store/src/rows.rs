@@ -6,12 +6,13 @@ use fabrica_core::ids::{AttemptNumber, LeaseNumber, MessageId, SessionId, SpecId
 use fabrica_core::message::{Message, MessageContent, MessageKind};
 use fabrica_core::ports::StoreError;
 use fabrica_core::ports::store::{AttemptStart, Claimed, Resumed, SessionState, StoredTranscript};
-use fabrica_core::protocol::{TranscriptEntry, Usage};
+use fabrica_core::protocol::{Checkpoint, TranscriptEntry, Usage};
 use fabrica_core::secrets::TokenHash;
 use fabrica_core::session::{Session, SessionStatus, Spec};
 use serde_json::{Map, Value};
 use sqlx::types::{Json, Uuid};
 
+use crate::questions::QuestionRow;
 use crate::values::{Moment, duration};
 
 /// The columns of [`SessionRow`], in both dialects.
@@ -72,6 +73,10 @@ pub(crate) struct ClaimedRow {
     attempt: AttemptRow,
     lease: i64,
     reported: Option<Json<Value>>,
+    checkpoint: Option<Json<Value>>,
+    checkpoint_attempt: Option<i32>,
+    #[sqlx(skip)]
+    answered: Option<QuestionRow>,
 }
 
 /// The attempt that is taken over. A new one has none of this.
@@ -118,7 +123,12 @@ pub(crate) struct TranscriptRow {
     detail: Json<Value>,
 }
 
-fn broken(table: &'static str, id: impl Display, column: &str, reason: impl Display) -> StoreError {
+pub(crate) fn broken(
+    table: &'static str,
+    id: impl Display,
+    column: &str,
+    reason: impl Display,
+) -> StoreError {
     StoreError::BrokenRow {
         table,
         id: id.to_string(),
@@ -126,7 +136,7 @@ fn broken(table: &'static str, id: impl Display, column: &str, reason: impl Disp
     }
 }
 
-fn number<N: TryFrom<V>, V: Copy + Display>(
+pub(crate) fn number<N: TryFrom<V>, V: Copy + Display>(
     table: &'static str,
     id: impl Display,
     column: &str,
@@ -190,7 +200,8 @@ impl TryFrom<SpecRow> for Spec {
 impl TryFrom<ClaimedRow> for Claimed {
     type Error = StoreError;
 
-    fn try_from(row: ClaimedRow) -> Result<Self, StoreError> {
+    fn try_from(mut row: ClaimedRow) -> Result<Self, StoreError> {
+        let checkpoint = row.checkpoint()?;
         Ok(Self {
             max_attempts: number(
                 "sessions",
@@ -203,7 +214,39 @@ impl TryFrom<ClaimedRow> for Claimed {
             session: row.session.try_into()?,
             spec: row.spec.try_into()?,
             reported: row.reported.map(|json| json.0),
+            checkpoint,
+            answered: row.answered.map(TryInto::try_into).transpose()?,
         })
+    }
+}
+
+impl ClaimedRow {
+    /// The session, if an attempt before this one may have asked.
+    pub(crate) fn may_have_asked(&self) -> Option<Uuid> {
+        (self.session.attempt > 1).then_some(self.session.id)
+    }
+
+    fn checkpoint(&mut self) -> Result<Option<(AttemptNumber, Checkpoint)>, StoreError> {
+        let id = self.session.id;
+        let (Some(attempt), Some(Json(value))) = (self.checkpoint_attempt, self.checkpoint.take()) else {
+            return Ok(None);
+        };
+        let attempt = AttemptNumber::new(number("sessions", id, "checkpoint_attempt", attempt)?);
+        serde_json::from_value(value)
+            .map(|checkpoint| Some((attempt, checkpoint)))
+            .map_err(|error| broken("sessions", id, "checkpoint", error))
+    }
+}
+
+/// Gives each session its newest question, if that is among the answered ones.
+pub(crate) fn hand_on(claimed: &mut [ClaimedRow], answered: Vec<QuestionRow>) {
+    for question in answered {
+        let session = claimed
+            .iter_mut()
+            .find(|row| row.session.id == question.session());
+        if let Some(row) = session {
+            row.answered = Some(question);
+        }
     }
 }
 
@@ -343,12 +386,12 @@ pub(crate) fn all<T, Row: TryInto<T, Error = StoreError>>(rows: Vec<Row>) -> Res
     rows.into_iter().map(TryInto::try_into).collect()
 }
 
-/// The rows that can be read. A broken one is left to people: it must not keep all others from being claimed.
-pub(crate) fn readable(rows: Vec<ClaimedRow>) -> Vec<Claimed> {
+/// The rows that can be read. A broken one is left to people: it must not keep all others from being claimed, or answered.
+pub(crate) fn readable<T, Row: TryInto<T, Error = StoreError>>(rows: Vec<Row>) -> Vec<T> {
     rows.into_iter()
         .filter_map(|row| {
             row.try_into()
-                .inspect_err(|error| tracing::error!(%error, "a claimed session cannot be read"))
+                .inspect_err(|error| tracing::error!(%error, "a row cannot be read"))
                 .ok()
         })
         .collect()

@@ -7,7 +7,7 @@ use fabrica_core::failure::Failure;
 use fabrica_core::ids::{MessageId, SessionId};
 use fabrica_core::message::{MessageContent, MessageKind, NewMessage};
 use fabrica_core::ports::StoreError;
-use fabrica_core::ports::store::{AttemptEnd, MAX_UNCOUNTED_ATTEMPTS, Retired};
+use fabrica_core::ports::store::{AttemptEnd, MAX_UNCOUNTED_ATTEMPTS, NewQuestion, Retired};
 use fabrica_core::session::SessionStatus;
 
 /// An id for a message that the store itself writes.
@@ -42,6 +42,8 @@ pub(crate) struct Ending {
     pub(crate) delay: Duration,
     /// How many attempts the session gets in place of this one: 0 or 1.
     pub(crate) replaced: i32,
+    /// What is asked.
+    pub(crate) question: Option<NewQuestion>,
 }
 
 impl Ending {
@@ -52,12 +54,16 @@ impl Ending {
             failure,
             delay: Duration::ZERO,
             replaced: 0,
+            question: None,
         };
         Ok(match end {
             AttemptEnd::Completed => ending(SessionStatus::Completed, "completed", None),
             AttemptEnd::Failed(failure) => ending(SessionStatus::Failed, "failed", Some(failure)),
             AttemptEnd::Cancelled => ending(SessionStatus::Cancelled, "cancelled", None),
-            AttemptEnd::Escalated => ending(SessionStatus::Escalated, "escalated", None),
+            AttemptEnd::Escalated(question) => Self {
+                question: Some(question),
+                ..ending(SessionStatus::Escalated, "escalated", None)
+            },
             AttemptEnd::Lost {
                 failure,
                 delay,

@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use crate::asking::{QUESTIONS_VARIABLE, Setup};
 use crate::environment::Environment;
 use crate::process::{OutputLine, Process, Processes, describe, pump, unless_quiet};
 use crate::report::Reporter;
@@ -56,12 +57,18 @@ impl Commands {
         job: &Job,
         git: &Git,
         task: &Path,
+        asking: &Setup,
         (processes, reporter, stop): (Processes, Reporter, Stop),
     ) -> Self {
         let mut variables = environment.inherited.clone();
         let mut set = |name: &str, value: &std::ffi::OsStr| variables.push((name.into(), value.to_owned()));
         set("HOME", environment.home.as_os_str());
-        set("PATH", &environment.path);
+        // Behind all others, so that it stands in nobody's place.
+        let mut path = environment.path.clone();
+        path.push(":");
+        path.push(asking.programs());
+        set("PATH", &path);
+        set(QUESTIONS_VARIABLE, asking.questions().directory().as_os_str());
         set("LANG", "C.UTF-8".as_ref());
         set("GIT_TERMINAL_PROMPT", "0".as_ref());
         set("FABRICA_SESSION", job.session.to_string().as_ref());

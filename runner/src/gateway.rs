@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fabrica_core::protocol::{Acknowledgement, CODE_HEADER, Job};
-use http_body_util::{BodyExt as _, Full, Limited};
+use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderMap};
 use hyper::{Method, Request, Response, StatusCode};
@@ -13,6 +13,7 @@ use thiserror::Error;
 
 use crate::environment::{Environment, Token};
 use crate::socket::{Connection, Replaced, Socket};
+use crate::upload::Upload;
 
 /// Any name will do: the socket leads to one gateway only.
 const NAME: &str = "fabrica";
@@ -26,6 +27,8 @@ const PATIENCE_WITH_HOST: Duration = Duration::from_mins(1);
 const MAX_REFUSAL: usize = 16 * 1024;
 /// The largest answer: a job with its plan is far smaller.
 const MAX_ANSWER: usize = 4 * 1024 * 1024;
+/// The longest report about a push: it has two lines.
+const MAX_REPORT: usize = 256 * 1024;
 
 /// What stands behind a failed exchange.
 type Cause = Box<dyn std::error::Error + Send + Sync>;
@@ -152,6 +155,61 @@ impl Gateway {
         .map(drop)
     }
 
+    /// What was stored as an artifact; nothing if there is none of that name.
+    pub(crate) async fn stored(&self, name: &str, limit: usize) -> Result<Option<Bytes>, GatewayError> {
+        let path = format!("/session/artifacts/{name}");
+        let request = request(Method::GET, &path, &self.runner, None)?;
+        let mib = u32::try_from(limit.div_ceil(1024 * 1024)).unwrap_or(u32::MAX);
+        let answer = self
+            .exchange(PATIENCE + PATIENCE_FOR_MIB * mib, request, async |answer| {
+                let answer = accepted(answer).await?;
+                let body = Limited::new(answer.into_body(), limit).collect().await;
+                Ok(body.map_err(GatewayError::Away)?.to_bytes())
+            })
+            .await;
+        match answer {
+            Ok(content) => Ok(Some(content)),
+            Err(GatewayError::Refused { status, .. }) if status == StatusCode::NOT_FOUND => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What the remote says that it has, before a push. Each piece of it is handed on as it comes, since the list of
+    /// references may be long.
+    pub(crate) async fn advertised(&self, mut take: impl FnMut(&[u8])) -> Result<(), GatewayError> {
+        let path = "/git/repository.git/info/refs?service=git-receive-pack";
+        let request = request(Method::GET, path, &self.runner, None)?;
+        self.exchange(PATIENCE_WITH_HOST, request, async |answer| {
+            let mut body = accepted(answer).await?.into_body();
+            while let Some(frame) = body.frame().await {
+                let frame = frame.map_err(|error| GatewayError::Away(error.into()))?;
+                if let Ok(chunk) = frame.into_data() {
+                    take(&chunk);
+                }
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Pushes as git would, but without a git: no process but this one ever has the token. Returns the report.
+    pub(crate) async fn receive_pack(&self, upload: Upload) -> Result<Bytes, GatewayError> {
+        let mib = u32::try_from(upload.length().div_ceil(1024 * 1024)).unwrap_or(u32::MAX);
+        let kind = "application/x-git-receive-pack-request";
+        let path = "/git/repository.git/git-receive-pack";
+        let request = request(Method::POST, path, &self.runner, Some((kind, upload)))?;
+        self.exchange(
+            PATIENCE_WITH_HOST + PATIENCE_FOR_MIB * mib,
+            request,
+            async |answer| {
+                let answer = accepted(answer).await?;
+                let body = Limited::new(answer.into_body(), MAX_REPORT).collect().await;
+                Ok(body.map_err(GatewayError::Away)?.to_bytes())
+            },
+        )
+        .await
+    }
+
     /// Asks for the repository as git would. The gateway's refusals say more than git repeats.
     pub(crate) async fn advertisement(&self, service: Service) -> Result<(), GatewayError> {
         let (name, token) = match service {
@@ -177,6 +235,7 @@ impl Gateway {
     ) -> Result<Bytes, GatewayError> {
         let length = content.as_ref().map_or(0, |(_, body)| body.len());
         let mib = u32::try_from(length.div_ceil(1024 * 1024)).unwrap_or(u32::MAX);
+        let content = content.map(|(kind, body)| (kind, Upload::from(body)));
         let request = request(method, path, token, content)?;
         self.exchange(PATIENCE + PATIENCE_FOR_MIB * mib, request, async |answer| {
             let answer = accepted(answer).await?;
@@ -192,7 +251,7 @@ impl Gateway {
     async fn exchange<T>(
         &self,
         patience: Duration,
-        request: Request<Full<Bytes>>,
+        request: Request<Upload>,
         read: impl AsyncFnOnce(Response<Incoming>) -> Result<T, GatewayError>,
     ) -> Result<T, GatewayError> {
         let away = |error: hyper::Error| GatewayError::Away(error.into());
@@ -228,8 +287,8 @@ fn request(
     method: Method,
     path: &str,
     token: &Token,
-    content: Option<(&'static str, Bytes)>,
-) -> Result<Request<Full<Bytes>>, GatewayError> {
+    content: Option<(&'static str, Upload)>,
+) -> Result<Request<Upload>, GatewayError> {
     let (kind, body) = content.unwrap_or_default();
     let mut request = Request::builder()
         .method(method)
@@ -240,7 +299,7 @@ fn request(
         request = request.header(CONTENT_TYPE, kind);
     }
     request
-        .body(Full::new(body))
+        .body(body)
         .map_err(|error| GatewayError::Away(error.into()))
 }
 

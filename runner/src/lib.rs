@@ -14,7 +14,10 @@
 //! ```
 
 mod agent;
+mod asking;
+mod checkpoint;
 mod commands;
+mod distrusted;
 mod environment;
 mod forwarder;
 mod gateway;
@@ -27,7 +30,9 @@ mod socket;
 mod stop;
 mod text;
 mod transcript;
+mod upload;
 
+pub use asking::helper;
 pub use environment::{Environment, EnvironmentError, Token};
 pub use process::harden;
 pub use run::run;

@@ -4,21 +4,27 @@ use std::time::Duration;
 
 use fabrica_core::failure::Failure;
 use fabrica_core::plan::Agent;
-use fabrica_core::protocol::{Job, JobResult, Pushed, RunnerEvent, Verification};
-use tokio::time::sleep;
+use fabrica_core::protocol::{Escalation, Job, JobResult, Pushed, RunnerEvent, Verification};
+use tokio::time::{sleep, timeout};
 
-use crate::agent::{self, Claude};
+use crate::agent::{self, Claude, Start};
+use crate::asking::Setup;
+use crate::checkpoint::{self, Checkpointer, Last, restore};
 use crate::commands::Commands;
 use crate::environment::Environment;
 use crate::gateway::{Gateway, Service};
 use crate::process::Processes;
 use crate::report::Reporter;
-use crate::repository::{Checkout, Git, Pusher, Remotely, Work, clone, commit_leftovers, inspect, preflight};
+use crate::repository::{
+    Checkout, Git, Pusher, Remotely, Work, clone, commit_leftovers, has_changes, inspect, preflight,
+};
 use crate::stop::{Reason, Stop};
 use crate::transcript;
 
 /// How long pushing may take after a stop was requested: the engine's own patience is limited too.
 const HURRY: Duration = Duration::from_secs(20);
+/// How long a checkpoint of what a failed agent left may take.
+const RESCUE: Duration = Duration::from_mins(1);
 
 /// What one session works with.
 #[derive(Debug)]
@@ -33,7 +39,23 @@ pub(crate) struct Session {
     pub(crate) job: Job,
 }
 
+/// A clone to work in.
+struct Prepared {
+    git: Git,
+    checkout: Checkout,
+    /// The checkpoint that it was restored from.
+    last: Option<Last>,
+}
+
 /// What the agent's part came to.
+enum Worked {
+    /// It did its work.
+    Done(Done),
+    /// It asks a person.
+    Asked(Escalation),
+}
+
+/// Work that is done.
 struct Done {
     summary: String,
     verification: Vec<Verification>,
@@ -42,47 +64,51 @@ struct Done {
 impl Session {
     /// Does the job, and returns the last event of the attempt.
     pub(crate) async fn run(&self) -> RunnerEvent {
-        let prepared = self.stop.or(self.prepare()).await;
-        let (git, checkout) = match prepared {
+        let Prepared { git, checkout, last } = match self.stop.or(self.prepare()).await {
             Ok(prepared) => prepared,
-            Err(failure) => {
-                return RunnerEvent::Failed {
-                    failure,
-                    pushed: None,
-                };
-            }
+            Err(failure) => return failed(failure, None),
         };
-        let done = self.work(&git, &checkout).await;
+        let checkpointer = Checkpointer::new(
+            (&git, &self.gateway),
+            &self.environment,
+            (&self.job, &checkout),
+            &self.reporter,
+            last,
+        );
+        let worked = tokio::select! {
+            biased;
+            worked = self.work(&git, &checkout) => worked,
+            never = checkpointer.regularly() => match never {},
+        };
         if self.stop.reason() == Some(Reason::Fenced) {
             // Whatever this attempt does now is refused.
-            return RunnerEvent::Failed {
-                failure: Reason::Fenced.failure(),
-                pushed: None,
-            };
+            return failed(Reason::Fenced.failure(), None);
         }
-        let published = self.within_limits(self.publish(&git, &checkout)).await;
-        match (done, published) {
-            (Ok(done), Ok(pushed)) => RunnerEvent::Completed(JobResult {
-                summary: done.summary,
-                pushed,
-                verification: done.verification,
-            }),
-            (Ok(_), Err(failure)) => RunnerEvent::Failed {
-                failure,
-                pushed: None,
+        match worked {
+            Ok(Worked::Done(done)) => match self.within_limits(self.publish(&git, &checkout)).await {
+                Ok(pushed) => RunnerEvent::Completed(JobResult {
+                    summary: done.summary,
+                    pushed,
+                    verification: done.verification,
+                }),
+                Err(failure) => failed(failure, None),
             },
-            (Err(failure), Ok(pushed)) => RunnerEvent::Failed { failure, pushed },
-            (Err(failure), Err(second)) => {
-                let note = format!("beside this, the commits could not be pushed: {second}");
-                RunnerEvent::Failed {
-                    failure: failure.with_diagnosis([note]),
-                    pushed: None,
+            Ok(Worked::Asked(question)) => match self.within_limits(self.secure(&checkpointer)).await {
+                Ok(()) => RunnerEvent::Escalation(question),
+                Err(failure) => {
+                    let note = format!("the agent wanted to ask: {}", question.question);
+                    self.give_up((&git, &checkout), None, failure.with_diagnosis([note]))
+                        .await
                 }
+            },
+            Err(failure) => {
+                self.give_up((&git, &checkout), Some(&checkpointer), failure)
+                    .await
             }
         }
     }
 
-    async fn prepare(&self) -> Result<(Git, Checkout), Failure> {
+    async fn prepare(&self) -> Result<Prepared, Failure> {
         let git = Git::find(
             &self.environment.path,
             self.processes.clone(),
@@ -98,14 +124,24 @@ impl Session {
             reporter: &self.reporter,
         };
         let checkout = clone(remotely, &directory).await?;
-        Ok((git, checkout))
+        let checkpoint = self
+            .job
+            .resume
+            .as_ref()
+            .and_then(|resume| resume.checkpoint.as_ref());
+        let last = match checkpoint {
+            Some(checkpoint) => Some(restore(remotely, &checkout, checkpoint).await?),
+            None => None,
+        };
+        Ok(Prepared { git, checkout, last })
     }
 
-    async fn work(&self, git: &Git, checkout: &Checkout) -> Result<Done, Failure> {
+    async fn work(&self, git: &Git, checkout: &Checkout) -> Result<Worked, Failure> {
         let scratch = self.environment.scratch();
         let task = scratch.join("task.md");
-        std::fs::create_dir_all(&scratch)
+        let asking = std::fs::create_dir_all(&scratch)
             .and_then(|()| std::fs::write(&task, &self.job.task))
+            .and_then(|()| Setup::new(scratch))
             .map_err(|error| {
                 Failure::new(
                     "sandbox.workspace",
@@ -114,18 +150,83 @@ impl Session {
                 )
             })?;
         let parts = (self.processes.clone(), self.reporter.clone(), self.stop.clone());
-        let commands = Commands::new(&self.environment, &self.job, git, &task, parts);
+        let commands = Commands::new(&self.environment, &self.job, git, &task, &asking, parts);
         commands.setup(&self.job.setup).await?;
-        let worked = agent::work(&commands, &self.environment, &self.job, &self.address).await;
+        let worked = agent::work(Start {
+            commands: &commands,
+            environment: &self.environment,
+            job: &self.job,
+            gateway: &self.gateway,
+            asking: &asking,
+            model_address: &self.address,
+        })
+        .await;
+        // However it ended: what it recorded is the truth.
+        if let Some(question) = asking.questions().read()
+            && self.stop.reason().is_none_or(|reason| reason == Reason::Signal)
+        {
+            return Ok(Worked::Asked(question));
+        }
         self.keep_transcript().await;
         let summary = worked?;
         self.stop
             .or(commit_leftovers(git, checkout, &self.job, &self.reporter))
             .await?;
         let verification = commands.verify(&self.job.verify).await?;
-        Ok(Done {
+        Ok(Worked::Done(Done {
             summary,
             verification,
+        }))
+    }
+
+    /// Makes the work safe before a person is asked. Nothing of the agent is alive then, so that nothing is missing.
+    async fn secure(&self, checkpointer: &Checkpointer<'_>) -> Result<(), Failure> {
+        self.kill_all_others("the question is not asked").await?;
+        checkpointer.patiently().await
+    }
+
+    /// Ends the attempt without success: what there is is kept, as far as that is possible.
+    async fn give_up(
+        &self,
+        (git, checkout): (&Git, &Checkout),
+        checkpointer: Option<&Checkpointer<'_>>,
+        failure: Failure,
+    ) -> RunnerEvent {
+        let published = self.within_limits(async {
+            if let Some(checkpointer) = checkpointer {
+                self.rescue(git, checkout, checkpointer).await;
+            }
+            self.publish(git, checkout).await
+        });
+        match published.await {
+            Ok(pushed) => failed(failure, pushed),
+            Err(second) => {
+                let note = format!("beside this, the commits could not be pushed: {second}");
+                failed(failure.with_diagnosis([note]), None)
+            }
+        }
+    }
+
+    /// Makes a checkpoint of what would be lost otherwise.
+    async fn rescue(&self, git: &Git, checkout: &Checkout, checkpointer: &Checkpointer<'_>) {
+        let stopped = self.stop.reason().is_some();
+        if !stopped && !has_changes(git, checkout).await {
+            return;
+        }
+        let limit = if stopped { HURRY / 2 } else { RESCUE };
+        let secured = timeout(limit, self.secure(checkpointer)).await;
+        if let Err(failure) = secured.unwrap_or_else(|_| Err(checkpoint::slow())) {
+            checkpointer.tell(&failure).await;
+        }
+    }
+
+    async fn kill_all_others(&self, consequence: &str) -> Result<(), Failure> {
+        self.processes.kill_all_others().await.map_err(|error| {
+            Failure::new(
+                "sandbox.process",
+                format!("{consequence}: {error}"),
+                "Run the session again; if this happens again, look at what the agent starts.",
+            )
         })
     }
 
@@ -134,7 +235,9 @@ impl Session {
             && let Some(path) = Claude::transcript(&self.environment, &self.job)
         {
             let upload = async {
-                transcript::upload(&self.gateway, &path).await;
+                if let Some(transcript) = transcript::read(&path) {
+                    transcript::upload(&self.gateway, &transcript).await;
+                }
                 Ok(())
             };
             // Without it nothing fails.
@@ -144,13 +247,7 @@ impl Session {
 
     /// Pushes what there is. From here on no process of the agent may live: git is given the runner's token.
     async fn publish(&self, git: &Git, checkout: &Checkout) -> Result<Option<Pushed>, Failure> {
-        self.processes.kill_all_others().await.map_err(|error| {
-            Failure::new(
-                "sandbox.process",
-                format!("the commits are not pushed: {error}"),
-                "Run the session again; if this happens again, look at what the agent starts.",
-            )
-        })?;
+        self.kill_all_others("the commits are not pushed").await?;
         let Some(Work { pushed, published }) = inspect(git, checkout).await? else {
             return Ok(None);
         };
@@ -187,4 +284,8 @@ impl Session {
             } => Err(reason.failure()),
         }
     }
+}
+
+fn failed(failure: Failure, pushed: Option<Pushed>) -> RunnerEvent {
+    RunnerEvent::Failed { failure, pushed }
 }

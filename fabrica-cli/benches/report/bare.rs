@@ -108,7 +108,7 @@ impl BareEngine {
     }
 
     async fn create(&self, volume: &str, command: &str) -> Result<String> {
-        let tmpfs = ["/tmp", "/home/agent"].map(|path| (path.to_owned(), "rw,exec,mode=1777".to_owned()));
+        let tmpfs = ["/tmp", "/fabrica/home"].map(|path| (path.to_owned(), "rw,exec,mode=1777".to_owned()));
         let host = HostConfig {
             network_mode: Some("none".into()),
             cap_drop: Some(vec!["ALL".into()]),

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
+use fabrica_core::ports::store::OnDeadline;
 use secrecy::SecretString;
 use url::Url;
 
@@ -204,6 +205,22 @@ pub struct WorkerArgs {
     /// How long an agent may say nothing before a message tells of it
     #[arg(long, value_name = "DURATION", env = "FABRICA_STALL_AFTER", default_value = "5m", hide_short_help = true, value_parser = not_zero)]
     pub stall_after: Duration,
+    /// How often an agent's work is made safe outside of its sandbox, in a ref of its own on the git host; `0s` is only when
+    /// it asks or is stopped
+    #[arg(long, value_name = "DURATION", env = "FABRICA_CHECKPOINT", default_value = "5m", hide_short_help = true, value_parser = zero_or_a_second)]
+    pub checkpoint: Duration,
+    /// How long an agent's question waits for its answer, where the plan does not say [default: for ever]
+    #[arg(long, value_name = "DURATION", env = "FABRICA_QUESTION_DEADLINE", hide_short_help = true, value_parser = a_second)]
+    pub question_deadline: Option<Duration>,
+    /// What happens then, where the plan does not say
+    #[arg(
+        long,
+        value_name = "WHAT",
+        env = "FABRICA_ON_QUESTION_DEADLINE",
+        default_value = "fail",
+        hide_short_help = true
+    )]
+    pub on_question_deadline: OnQuestionDeadline,
     /// How long containers of failed sessions are kept, stopped, for inspection
     #[arg(long, value_name = "DURATION", env = "FABRICA_KEEP_FAILED", default_value = "0s", hide_short_help = true, value_parser = humantime::parse_duration)]
     pub keep_failed: Duration,
@@ -216,6 +233,24 @@ pub struct WorkerArgs {
     /// How long artifacts are kept after their session's end [default: as long as the session]
     #[arg(long, value_name = "DURATION", env = "FABRICA_KEEP_ARTIFACTS", hide_short_help = true, value_parser = humantime::parse_duration)]
     pub keep_artifacts: Option<Duration>,
+}
+
+/// What happens to a session whose question nobody answers in time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum OnQuestionDeadline {
+    /// It fails.
+    Fail,
+    /// The agent decides by itself.
+    Proceed,
+}
+
+impl From<OnQuestionDeadline> for OnDeadline {
+    fn from(what: OnQuestionDeadline) -> Self {
+        match what {
+            OnQuestionDeadline::Fail => Self::Fail,
+            OnQuestionDeadline::Proceed => Self::Proceed,
+        }
+    }
 }
 
 /// Takes a text as a secret, so that it never shows in debug output.
@@ -240,6 +275,13 @@ fn a_second(text: &str) -> Result<Duration, String> {
         Duration::from_secs(1),
         "of at least a second, such as `15s`",
     )
+}
+
+fn zero_or_a_second(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(duration) if duration.is_zero() || duration >= Duration::from_secs(1) => Ok(duration),
+        _ => Err("expected `0s`, or a duration of at least a second, such as `5m`".into()),
+    }
 }
 
 fn not_zero(text: &str) -> Result<Duration, String> {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use fabrica_core::orchestrator::{Options, SandboxOptions};
 use fabrica_core::plan::RepositoryPolicy;
 use fabrica_core::ports::runtime::ResourceLimits;
-use fabrica_core::ports::store::{ClaimLimits, Retention};
+use fabrica_core::ports::store::{ClaimLimits, Deadline, Retention};
 use fabrica_gateway::{ModelCredential, ModelUpstream};
 use secrecy::{ExposeSecret as _, SecretString};
 
@@ -73,7 +73,7 @@ impl Settings {
             runtime: args.runtime.runtime,
             model: model(&args.model, environment)?,
             forges: forges(&args.forge, environment)?,
-            repositories: repositories(&args.repositories, role),
+            repositories: repository_policy(&args.repositories, role),
             sandbox: args.sandbox.clone(),
             worker: args.worker.clone(),
         })
@@ -113,6 +113,11 @@ impl Settings {
         options.poll = worker.poll;
         options.reconcile = worker.reconcile;
         options.stall_after = worker.stall_after;
+        options.checkpoint = (!worker.checkpoint.is_zero()).then_some(worker.checkpoint);
+        options.question_deadline = worker.question_deadline.map(|after| Deadline {
+            after,
+            then: worker.on_question_deadline.into(),
+        });
         options.keep_failed = worker.keep_failed;
         options.retention = Retention {
             sessions: worker.keep_sessions,
@@ -215,7 +220,8 @@ fn forges(args: &ForgeArgs, environment: &Environment) -> Result<Vec<ForgeSettin
         .collect()
 }
 
-fn repositories(args: &RepositoryArgs, role: Role) -> RepositoryPolicy {
+/// Which repositories are accepted.
+pub fn repository_policy(args: &RepositoryArgs, role: Role) -> RepositoryPolicy {
     let named = |hosts: &[String]| -> Vec<String> {
         hosts
             .iter()

@@ -1,5 +1,6 @@
 //! The commands, one a file.
 
+pub(crate) mod answer;
 pub(crate) mod cancel;
 pub(crate) mod completions;
 pub(crate) mod demo;

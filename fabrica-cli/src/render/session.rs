@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use fabrica_core::message::{Message, MessageKind};
-use fabrica_core::ports::store::StoredTranscript;
+use fabrica_core::ports::store::{OnDeadline, Question, StoredTranscript};
 use fabrica_core::session::Session;
 
-use crate::ui::text::{clip, elapsed, sanitize, usage};
+use crate::ui::text::{clip, elapsed, sanitize, sanitize_lines, usage};
 
 /// A table of sessions.
 pub(crate) fn table(sessions: &[Session], now: DateTime<Utc>) -> String {
@@ -106,6 +106,27 @@ pub(crate) fn message(message: &Message, begun: DateTime<Utc>) -> String {
         clip(&label, 10),
         sanitize(&message.content.message)
     )
+}
+
+/// A question with its options, for a person who is to answer it.
+pub(crate) fn question(question: &Question) -> String {
+    let escalation = &question.escalation;
+    let mut lines = vec![sanitize_lines(&escalation.question)];
+    if !escalation.context.trim().is_empty() {
+        lines.push(sanitize_lines(&escalation.context));
+    }
+    for (number, option) in (1..).zip(&escalation.options) {
+        lines.push(format!("  {number}. {}", sanitize(option)));
+    }
+    if let Some(deadline) = question.deadline {
+        let then = match question.then {
+            OnDeadline::Fail => "then the session fails",
+            OnDeadline::Proceed => "then the agent decides by itself",
+        };
+        let deadline = deadline.to_rfc3339_opts(SecondsFormat::Secs, true);
+        lines.push(format!("Until {deadline}; {then}."));
+    }
+    lines.join("\n")
 }
 
 /// A transcript entry.

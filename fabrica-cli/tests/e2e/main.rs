@@ -12,6 +12,7 @@
 mod bad_input;
 mod endings;
 mod engine_dies;
+mod escalation;
 mod main_job;
 mod postgres;
 mod rig;

@@ -239,7 +239,7 @@ impl Worker {
     async fn end_panicked(&mut self, running: &Running) {
         let fence = running.lease.fence;
         let outcome = Outcome::failed(outcome::panicked());
-        let (end, messages) = outcome::end(&self.inner, &running.claimed, outcome);
+        let (end, messages) = outcome::end(&self.inner, &running.claimed, None, outcome);
         match self.inner.store.finish_attempt(fence, end, messages).await {
             Ok(_) | Err(StoreError::Fenced(_)) => {}
             Err(error) => {

@@ -4,6 +4,7 @@
 //! [`Orchestrator::cancel`] work in any process that shares the store; [`Orchestrator::run`] is the worker, which claims
 //! sessions and drives each claimed attempt from its start to its outcome.
 
+mod asking;
 mod attempt;
 mod dispatch;
 mod inner;
@@ -19,6 +20,7 @@ mod sink;
 mod submit;
 mod watch;
 
+pub use asking::{AnswerError, AnswerSubmission, MAX_ANSWER_BYTES, submit_answer};
 pub use options::{Options, SandboxOptions};
 pub use service::{BranchOnly, Builder, Orchestrator, Shutdown, request_cancel};
 pub use submit::{Submission, SubmitError};

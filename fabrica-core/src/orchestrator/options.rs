@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::ids::WorkerId;
 use crate::plan::RepositoryPolicy;
 use crate::ports::runtime::ResourceLimits;
-use crate::ports::store::{ClaimLimits, Retention};
+use crate::ports::store::{ClaimLimits, Deadline, Retention};
 use crate::protocol::Identity;
 
 /// What an operator decides about an orchestrator.
@@ -35,6 +35,12 @@ pub struct Options {
     pub stall_after: Duration,
     /// How long the containers of failed sessions are kept, stopped, for somebody to look at.
     pub keep_failed: Duration,
+    /// How long an agent's question waits for its answer, and what happens then, where the plan does not say; `None` waits
+    /// for ever.
+    pub question_deadline: Option<Deadline>,
+    /// How often what an agent did is made safe outside of its sandbox: what is lost at most when a sandbox is. At least a
+    /// second; `None` is only before it asks and when it is stopped.
+    pub checkpoint: Option<Duration>,
     /// How long what ended sessions left in the database is kept.
     pub retention: Retention,
     /// How long a sandbox has between being asked to end and being killed. The runner pushes committed work then.
@@ -69,6 +75,8 @@ impl Options {
             start_interval: Duration::from_millis(100),
             stall_after: Duration::from_mins(5),
             keep_failed: Duration::ZERO,
+            question_deadline: None,
+            checkpoint: Some(Duration::from_mins(5)),
             retention: Retention::default(),
             stop_grace: Duration::from_secs(40),
             engine_patience: Duration::from_secs(30),

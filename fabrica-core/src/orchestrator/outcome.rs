@@ -4,12 +4,14 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use super::asking;
 use super::inner::Inner;
 use crate::failure::Failure;
 use crate::message::{MessageContent, MessageKind, NewMessage};
+use crate::plan::Plan;
 use crate::ports::runtime::Observation;
 use crate::ports::store::{AttemptEnd, Claimed};
-use crate::protocol::{JobResult, Pushed, RunnerEvent, exit};
+use crate::protocol::{Escalation, JobResult, Pushed, RunnerEvent, exit};
 
 /// How the sandbox part of an attempt ended.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,7 +28,7 @@ pub(super) enum Outcome {
     /// Somebody cancelled it.
     Cancelled { pushed: Option<Pushed> },
     /// The agent asks a person.
-    Escalated,
+    Escalated(Escalation),
     /// Another owner has taken over: nothing may be written any more.
     Fenced,
     /// This worker ends, and the sandbox with it; another one starts over.
@@ -57,12 +59,33 @@ pub(super) fn reported(event: RunnerEvent, cancelled: bool) -> Outcome {
             pushed,
             counts: true,
         },
-        _ => Outcome::Escalated,
+        RunnerEvent::Escalation(_) if cancelled => Outcome::Cancelled { pushed: None },
+        RunnerEvent::Escalation(escalation) => Outcome::Escalated(escalation),
+        RunnerEvent::Started { .. }
+        | RunnerEvent::Progress { .. }
+        | RunnerEvent::Agent(_)
+        | RunnerEvent::Usage(_)
+        | RunnerEvent::Checkpoint(_)
+        | RunnerEvent::Unknown => Outcome::failed(no_end()),
     }
 }
 
+/// The runner ended its attempt with an event that ends none.
+fn no_end() -> Failure {
+    Failure::new(
+        "runner.protocol",
+        "The runner reported an end that is none",
+        "The runner and Fabrica are of versions that do not fit: use the runner of this Fabrica.",
+    )
+}
+
 /// The end of an attempt that has nothing to publish, with its messages.
-pub(super) fn end(inner: &Inner, claimed: &Claimed, outcome: Outcome) -> (AttemptEnd, Vec<NewMessage>) {
+pub(super) fn end(
+    inner: &Inner,
+    claimed: &Claimed,
+    plan: Option<&Plan>,
+    outcome: Outcome,
+) -> (AttemptEnd, Vec<NewMessage>) {
     match outcome {
         Outcome::Failed {
             failure,
@@ -71,7 +94,10 @@ pub(super) fn end(inner: &Inner, claimed: &Claimed, outcome: Outcome) -> (Attemp
         } => end_failed(inner, claimed, failure, pushed.as_ref()),
         Outcome::Failed { failure, .. } => repeat(inner, claimed, failure, false),
         Outcome::Cancelled { pushed } => end_cancelled(inner, pushed.as_ref()),
-        Outcome::Escalated => (AttemptEnd::Escalated, Vec::new()),
+        Outcome::Escalated(escalation) => {
+            let (question, message) = asking::ask(inner, plan, escalation);
+            (AttemptEnd::Escalated(question), vec![message])
+        }
         Outcome::NotStarted => repeat(inner, claimed, stopped(), false),
         Outcome::Released | Outcome::Completed(_) | Outcome::Fenced | Outcome::HandedOver => {
             end_failed(inner, claimed, stopped(), None)

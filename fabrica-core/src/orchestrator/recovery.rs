@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
+use super::asking;
 use super::inner::Inner;
 use crate::ids::{AttemptNumber, Fence, LeaseNumber, SessionId};
 use crate::ports::runtime::{ContainerName, ContainerSummary, LABEL_ATTEMPT, LABEL_SESSION};
@@ -16,6 +17,8 @@ use crate::session::SessionStatus;
 
 /// How often dead workers are looked for.
 const PRESENCE: Duration = Duration::from_secs(1);
+/// How often questions that wait are looked after.
+const QUESTIONS: Duration = Duration::from_secs(5);
 /// How often the database is relieved of what is old.
 const RETENTION: Duration = Duration::from_mins(1);
 /// How much one transaction removes.
@@ -25,11 +28,16 @@ const BATCH: u32 = 500;
 pub(super) async fn run(inner: Arc<Inner>) -> Infallible {
     let mut reconcile = Instant::now();
     let mut reap = Instant::now();
+    let mut questions = Instant::now();
     loop {
         release_dead(&inner).await;
         if Instant::now() >= reconcile {
             inner.reconcile().await;
             reconcile = Instant::now() + inner.options.reconcile;
+        }
+        if Instant::now() >= questions {
+            asking::look_after(&inner).await;
+            questions = Instant::now() + QUESTIONS;
         }
         if Instant::now() >= reap {
             reap_old(&inner).await;

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use secrecy::{ExposeSecret as _, SecretString};
 
+use super::asking;
 use super::options::Options;
 use crate::ids::Fence;
 use crate::plan::Plan;
@@ -12,12 +13,14 @@ use crate::ports::runtime::{
     Bind, ContainerName, ContainerSpec, LABEL_ATTEMPT, LABEL_GATEWAY, LABEL_OWNER, LABEL_SESSION,
     ResourceLimits, Tmpfs,
 };
+use crate::ports::store::Claimed;
 use crate::protocol::{
     AGENT_TOKEN_VARIABLE, GATEWAY_DIRECTORY, Job, RUNNER_PATH, RUNNER_TOKEN_VARIABLE, WORKSPACE,
 };
 
-/// The agent's home inside.
-const HOME: &str = "/home/agent";
+/// The agent's home inside. No image has this directory: where one has it, engines give the memory file system its
+/// owner's permissions, and the agent could write nothing.
+const HOME: &str = "/fabrica/home";
 /// Where a `claude` binary of the host is mounted.
 const AGENT_PATH: &str = "/opt/fabrica/bin/claude";
 
@@ -34,7 +37,8 @@ pub(super) fn branch(plan: &Plan, fence: Fence) -> String {
         .unwrap_or_else(|| format!("fabrica/{}", fence.session.short()))
 }
 
-pub(super) fn job(options: &Options, plan: &Plan, fence: Fence) -> Job {
+pub(super) fn job(options: &Options, plan: &Plan, claimed: &Claimed) -> Job {
+    let fence = claimed.fence();
     Job {
         session: fence.session,
         attempt: fence.attempt,
@@ -50,6 +54,8 @@ pub(super) fn job(options: &Options, plan: &Plan, fence: Fence) -> Job {
         cost_usd: plan.limits.cost_usd,
         committer: options.committer.clone(),
         depth: options.clone_depth,
+        checkpoint_seconds: options.checkpoint.map(|interval| interval.as_secs().max(1)),
+        resume: asking::resume(claimed, plan),
     }
 }
 

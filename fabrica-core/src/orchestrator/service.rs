@@ -8,6 +8,7 @@ use futures::stream::BoxStream;
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
+use super::asking::{AnswerError, AnswerSubmission, submit_answer};
 use super::inner::Inner;
 use super::options::Options;
 use super::pace::Pace;
@@ -20,7 +21,7 @@ use crate::ports::forge::{Forge, ForgeError, Publication, PullRequestRequest};
 use crate::ports::gateway::Gateway;
 use crate::ports::presence::Presence;
 use crate::ports::runtime::ContainerRuntime;
-use crate::ports::store::{CancelOutcome, Created, Store, StoreError};
+use crate::ports::store::{Answered, CancelOutcome, Created, Store, StoreError};
 use crate::session::SessionStatus;
 
 /// A handle to the orchestration; cheap to clone.
@@ -119,6 +120,17 @@ impl Orchestrator {
     /// [`StoreError::NoSuchSession`], or the store's failure.
     pub async fn cancel(&self, session: SessionId) -> Result<CancelOutcome, StoreError> {
         request_cancel(&*self.inner.store, self.inner.ids(), session).await
+    }
+
+    /// Answers the question that a session waits with: it is claimed again, and the agent goes on with the answer in a fresh
+    /// sandbox. Exactly one answer to a question is accepted.
+    ///
+    /// # Errors
+    ///
+    /// [`AnswerError`]; nothing is stored then.
+    pub async fn answer(&self, answer: AnswerSubmission) -> Result<Answered, AnswerError> {
+        let policy = &self.inner.options.repositories;
+        submit_answer(&*self.inner.store, self.inner.ids(), policy, answer).await
     }
 
     /// Works: claims sessions and drives them, until it is asked to end.

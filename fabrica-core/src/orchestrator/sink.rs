@@ -114,20 +114,12 @@ impl AttemptSink {
             }
             RunnerEvent::Agent(entry) => record.transcript = Some((envelope.at, entry.clone())),
             RunnerEvent::Usage(usage) => record.usage = Some(*usage),
-            RunnerEvent::Escalation {
-                question,
-                options,
-                context,
-            } => {
-                let content = MessageContent::text(question.as_str())
-                    .with("options", options.clone())
-                    .with("context", context.as_str());
-                record
-                    .messages
-                    .push(self.message(MessageKind::Escalation, content));
-            }
+            RunnerEvent::Checkpoint(checkpoint) => record.checkpoint = Some(checkpoint.clone()),
             // The end is told when the attempt is ended; an event of a newer runner only takes its number.
-            RunnerEvent::Completed(_) | RunnerEvent::Failed { .. } | RunnerEvent::Unknown => {}
+            RunnerEvent::Completed(_)
+            | RunnerEvent::Failed { .. }
+            | RunnerEvent::Escalation(_)
+            | RunnerEvent::Unknown => {}
         }
         if ends_attempt(&envelope.event) {
             // Should this worker not live to act on it, the next one will.
@@ -204,13 +196,20 @@ impl SessionSink for AttemptSink {
             Err(error) => Err(self.refused(error).await),
         }
     }
+
+    async fn artifact(&self, name: &str) -> Result<Option<Vec<u8>>, SinkError> {
+        match self.inner.store.artifact(self.lease.fence.session, name).await {
+            Ok(artifact) => Ok(artifact),
+            Err(error) => Err(SinkError::Unavailable(Box::new(error))),
+        }
+    }
 }
 
 /// Whether nothing comes after this event.
 const fn ends_attempt(event: &RunnerEvent) -> bool {
     matches!(
         event,
-        RunnerEvent::Completed(_) | RunnerEvent::Failed { .. } | RunnerEvent::Escalation { .. }
+        RunnerEvent::Completed(_) | RunnerEvent::Failed { .. } | RunnerEvent::Escalation(_)
     )
 }
 

@@ -6,6 +6,7 @@ use serde::Deserialize;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 
 use super::error::{PlanError, PlanProblem};
+use super::escalation::EscalationOptions;
 use super::limits::{Limits, within};
 use super::repository::Repository;
 use super::value::{EXPECTED, checked};
@@ -70,6 +71,8 @@ pub(super) struct Frontmatter {
     #[serde(default, deserialize_with = "priority")]
     priority: i32,
     #[serde(default)]
+    escalation: EscalationOptions,
+    #[serde(default)]
     network: Network,
     #[serde(default)]
     pull_request: PullRequestOptions,
@@ -96,6 +99,7 @@ impl Frontmatter {
             verify: self.verify,
             limits: self.limits,
             priority: self.priority,
+            escalation: self.escalation,
             network: self.network,
             pull_request: self.pull_request,
             task,
@@ -143,6 +147,10 @@ fn in_plain_words(message: &str) -> String {
         (
             "expected struct Limits",
             "expected keys with their values, such as `{ wall: 1h }`",
+        ),
+        (
+            "expected struct EscalationOptions",
+            "expected keys with their values, such as `{ deadline: 8h, then: proceed }`",
         ),
         (
             "expected struct Network",

@@ -3,12 +3,14 @@
 //! Everything that a plan says is checked here, once, before it is acknowledged; what comes out is typed.
 
 mod error;
+mod escalation;
 mod frontmatter;
 mod limits;
 mod repository;
 mod value;
 
 pub use error::{PlanError, PlanProblem};
+pub use escalation::EscalationOptions;
 pub use limits::Limits;
 pub use repository::{Repository, RepositoryError, RepositoryPolicy};
 
@@ -58,6 +60,8 @@ pub struct Plan {
     pub limits: Limits,
     /// How much it matters: plans with a higher number are begun first. From -100 to 100; usually 0.
     pub priority: i32,
+    /// What becomes of the agent's questions to people.
+    pub escalation: EscalationOptions,
     /// Where the sandbox may connect to.
     pub network: Network,
     /// How the pull request is opened.

@@ -94,6 +94,13 @@ pub trait SessionSink: Debug + Send + Sync {
     ///
     /// [`SinkError`].
     async fn store_artifact(&self, name: String, content: Vec<u8>) -> Result<(), SinkError>;
+
+    /// An artifact of the session, of this or of an earlier attempt; `None` if there is none of that name.
+    ///
+    /// # Errors
+    ///
+    /// [`SinkError`].
+    async fn artifact(&self, name: &str) -> Result<Option<Vec<u8>>, SinkError>;
 }
 
 /// Why a report was not taken.

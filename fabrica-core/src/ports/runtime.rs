@@ -97,7 +97,8 @@ pub struct Bind {
 /// A memory file system.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tmpfs {
-    /// Absolute, inside.
+    /// Absolute, inside. If the image has that directory, engines take over its permissions: one that is not writable for
+    /// everybody does not become so.
     pub container: String,
     /// In bytes.
     pub size: u64,

@@ -9,15 +9,18 @@ use std::time::Duration;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use futures::stream::BoxStream;
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use self::retired::Retired;
 pub use self::storable::Storable;
 use super::Source;
 use crate::failure::Failure;
-use crate::ids::{ArtifactId, AttemptNumber, Fence, LeaseNumber, MessageId, SessionId, SpecId, WorkerId};
+use crate::ids::{
+    ArtifactId, AttemptNumber, Fence, LeaseNumber, MessageId, QuestionId, SessionId, SpecId, WorkerId,
+};
 use crate::message::{Message, MessageKind, NewMessage};
-use crate::protocol::{TranscriptEntry, Usage};
+use crate::protocol::{Checkpoint, Escalation, TranscriptEntry, Usage};
 use crate::secrets::TokenHash;
 use crate::session::{Session, SessionStatus, Spec};
 
@@ -113,6 +116,10 @@ pub struct Claimed {
     /// The [`EventRecord::result`] that this attempt recorded before it was taken over, or that an earlier one recorded
     /// before it was lost. None if that attempt ended in another way than by getting lost.
     pub reported: Option<serde_json::Value>,
+    /// The session's newest checkpoint, and the attempt that made it.
+    pub checkpoint: Option<(AttemptNumber, Checkpoint)>,
+    /// The session's newest question, if it has been answered.
+    pub answered: Option<Question>,
 }
 
 /// What is known of an attempt that was under way when its lease ended.
@@ -165,6 +172,8 @@ pub struct EventRecord {
     pub usage: Option<Usage>,
     /// How the attempt ended, as the runner reported it.
     pub result: Option<serde_json::Value>,
+    /// The session's newest checkpoint.
+    pub checkpoint: Option<Checkpoint>,
 }
 
 /// What became of `record`.
@@ -185,8 +194,8 @@ pub enum AttemptEnd {
     Failed(Failure),
     /// The session is `cancelled`.
     Cancelled,
-    /// The session is `escalated`.
-    Escalated,
+    /// The session is `escalated` until the question is answered.
+    Escalated(NewQuestion),
     /// The session is `pending` again and may be claimed after the delay; with no attempt left the store refuses with
     /// [`StoreError::NoAttemptsLeft`].
     Lost {
@@ -238,6 +247,114 @@ pub struct Reaped {
     pub transcript_entries: u64,
     /// Artifacts of sessions that are kept.
     pub artifacts: u64,
+}
+
+/// A question that is about to be stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewQuestion {
+    /// Its id.
+    pub id: QuestionId,
+    /// What is asked.
+    pub escalation: Escalation,
+    /// How long it waits for an answer, and what happens then; `None` waits for ever.
+    pub deadline: Option<Deadline>,
+}
+
+/// How long a question waits for an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Deadline {
+    /// From when the question is stored, in the database's time.
+    pub after: Duration,
+    /// What happens then.
+    pub then: OnDeadline,
+}
+
+/// What happens to a session whose question nobody answered in time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnDeadline {
+    /// It fails.
+    #[default]
+    Fail,
+    /// The agent goes on and decides by itself.
+    Proceed,
+}
+
+impl OnDeadline {
+    /// The name in the database and in plans.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Fail => "fail",
+            Self::Proceed => "proceed",
+        }
+    }
+}
+
+/// A question as it is stored.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Question {
+    /// Its id.
+    pub id: QuestionId,
+    /// Its session.
+    pub session: SessionId,
+    /// The attempt that asked.
+    pub attempt: AttemptNumber,
+    /// What is asked.
+    pub escalation: Escalation,
+    /// When it was stored, in the database's time.
+    pub asked_at: DateTime<Utc>,
+    /// Until when an answer is waited for.
+    pub deadline: Option<DateTime<Utc>>,
+    /// What happens then.
+    pub then: OnDeadline,
+    /// The answer, once there is one.
+    pub answer: Option<Answer>,
+}
+
+/// The answer to a question.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Answer {
+    /// What was answered.
+    pub text: String,
+    /// Who answered; `None` if nobody did before the deadline.
+    pub by: Option<String>,
+    /// When, in the database's time.
+    pub at: DateTime<Utc>,
+}
+
+/// An answer that is about to be stored.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NewAnswer {
+    /// The session that waits.
+    pub session: SessionId,
+    /// The question that is answered; `None` is the one that is open.
+    pub question: Option<QuestionId>,
+    /// What is answered.
+    pub text: String,
+    /// Who answers; `None` if nobody did before the deadline.
+    pub by: Option<String>,
+    /// A new version of the plan.
+    pub plan: Option<(SpecId, String)>,
+    /// What tells of it.
+    pub message: NewMessage,
+}
+
+/// What became of `answer`.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Answered {
+    /// The session is `pending` again.
+    Accepted(Question),
+    /// The question had an answer before, which stands; nothing was changed.
+    Already(Question),
+}
+
+/// What an open question is due for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Due {
+    /// Half of its time is over, and nobody has been reminded yet.
+    Reminder,
+    /// Its deadline has passed.
+    Deadline,
 }
 
 /// What became of a request to cancel.
@@ -450,6 +567,48 @@ pub trait Store: Debug + Send + Sync {
         messages: Vec<NewMessage>,
     ) -> Result<SessionStatus, StoreError>;
 
+    /// Answers a session's question, once: the session is `pending` again, with one attempt more and the plan's new version,
+    /// if there is one, in one transaction. Of several that answer at the same time exactly one is
+    /// [`Answered::Accepted`]; a question that was answered before keeps its answer.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::NoSuchSession`]; [`StoreError::NoSuchQuestion`] if the session has no such question, or, for
+    /// `question: None`, has never asked; [`StoreError::NotWaiting`] if the question was closed without an answer (the
+    /// session was cancelled, or failed at the deadline).
+    async fn answer(&self, answer: NewAnswer) -> Result<Answered, StoreError>;
+
+    /// A session's questions, oldest first.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] if the store cannot be read.
+    async fn questions(&self, session: SessionId) -> Result<Vec<Question>, StoreError>;
+
+    /// Open questions for which something is due now, of escalated sessions: at most `limit`, those with the earliest deadline
+    /// first.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] if the store cannot be read.
+    async fn due_questions(&self, limit: u32) -> Result<Vec<(Question, Due)>, StoreError>;
+
+    /// Notes that a reminder was sent, with its message; `false` if somebody else did so before, or the question is no
+    /// longer open.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] if the store cannot be written.
+    async fn remind(&self, question: QuestionId, message: NewMessage) -> Result<bool, StoreError>;
+
+    /// Ends the session of an open question whose deadline has passed as `failed`, with its message; `false` if the question is
+    /// no longer open, or its deadline has not passed.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] if the store cannot be written.
+    async fn give_up(&self, question: QuestionId, message: NewMessage) -> Result<bool, StoreError>;
+
     /// Asks for the end of a session. A pending or escalated one is `cancelled` at once, with the message.
     ///
     /// # Errors
@@ -540,6 +699,17 @@ pub enum StoreError {
     /// The attempt cannot be repeated.
     #[error("session {0} has no attempts left")]
     NoAttemptsLeft(SessionId),
+    /// The session never asked that.
+    #[error("session {0} has no such question")]
+    NoSuchQuestion(SessionId),
+    /// The session no longer waits for an answer, and has got none.
+    #[error("session {session} is {status} and waits for no answer")]
+    NotWaiting {
+        /// The session.
+        session: SessionId,
+        /// Where it is now.
+        status: SessionStatus,
+    },
     /// The database cannot be reached or is busy; the same call may succeed later.
     #[error("the database is unavailable: {message}")]
     Unavailable {
@@ -579,6 +749,8 @@ impl StoreError {
             Self::IdempotencyConflict(_) => "session.idempotency_conflict",
             Self::NoSuchSession(_) => "session.not_found",
             Self::NoAttemptsLeft(_) => "session.attempts_exhausted",
+            Self::NoSuchQuestion(_) => "question.not_found",
+            Self::NotWaiting { .. } => "question.not_open",
             Self::Unavailable { .. } => "database.unavailable",
             Self::BrokenRow { .. } => "database.broken_row",
             Self::Database { .. } => "database.refused",

@@ -1,4 +1,4 @@
-//! `PUT /session/artifacts/{name}`: a file of the session's.
+//! `/session/artifacts/{name}`: a file of the session's, of this or of an earlier attempt.
 
 use std::sync::Arc;
 
@@ -6,6 +6,7 @@ use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse as _, Response};
 use fabrica_core::ports::store::MAX_ARTIFACT_BYTES;
+use http::header::CONTENT_TYPE;
 use http::{HeaderMap, StatusCode};
 
 use super::events::not_taken;
@@ -25,10 +26,7 @@ pub(super) async fn store(
     body: Body,
 ) -> Response {
     if !acceptable(&name) {
-        let detail = format!(
-            "an artifact's name has at most {MAX_NAME} letters, digits, `.`, `_` and `-`, and begins with a letter or digit"
-        );
-        return Refusal::new(StatusCode::BAD_REQUEST, "session.artifact_name", detail).into_problem();
+        return wrong_name();
     }
     let mut held = match memory::hold(&session, &headers, body, MAX_ARTIFACT_BYTES, COPIES).await {
         Ok(held) => held,
@@ -52,6 +50,30 @@ pub(super) async fn store(
             not_taken(&error).into_problem()
         }
     }
+}
+
+pub(super) async fn show(State(session): State<Arc<Session>>, Path(name): Path<String>) -> Response {
+    if !acceptable(&name) {
+        return wrong_name();
+    }
+    match session.sink.artifact(&name).await {
+        Ok(Some(content)) => ([(CONTENT_TYPE, "application/octet-stream")], content).into_response(),
+        Ok(None) => {
+            let detail = format!("the session has no artifact {name:?}");
+            Refusal::new(StatusCode::NOT_FOUND, "session.artifact_not_found", detail).into_problem()
+        }
+        Err(error) => {
+            tracing::warn!(session = %session.fence, %error, "an artifact cannot be read");
+            not_taken(&error).into_problem()
+        }
+    }
+}
+
+fn wrong_name() -> Response {
+    let detail = format!(
+        "an artifact's name has at most {MAX_NAME} letters, digits, `.`, `_` and `-`, and begins with a letter or digit"
+    );
+    Refusal::new(StatusCode::BAD_REQUEST, "session.artifact_name", detail).into_problem()
 }
 
 /// A name that is harmless as a file's name, in a URL and in a header.

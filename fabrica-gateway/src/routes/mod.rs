@@ -10,7 +10,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::Response;
-use axum::routing::{get, post, put};
+use axum::routing::{get, post};
 use http::{StatusCode, Uri};
 
 use crate::access::{Session, admit, agent_only, runner_only};
@@ -22,7 +22,7 @@ pub(crate) fn router(session: Arc<Session>) -> Router {
     let reports = Router::new()
         .route("/job", get(job::show))
         .route("/events", post(events::deliver))
-        .route("/artifacts/{name}", put(artifacts::store))
+        .route("/artifacts/{name}", get(artifacts::show).put(artifacts::store))
         .method_not_allowed_fallback(unknown)
         .fallback(unknown)
         .layer(from_fn(runner_only));

@@ -216,6 +216,33 @@ async fn artifacts_are_stored_under_a_checked_name_and_bounded() {
 }
 
 #[tokio::test]
+async fn an_artifact_is_given_back_to_the_runner_alone() {
+    let rig = Rig::new().await;
+    let url = |name: &str| format!("http://gateway/session/artifacts/{name}");
+    let get = async |name: &str, token: &str| {
+        rig.client()
+            .get(url(name))
+            .bearer_auth(token)
+            .send()
+            .await
+            .unwrap()
+    };
+    let missing = get("conversation.jsonl", RUNNER).await;
+    assert_eq!(
+        (missing.status().as_u16(), code(&missing)),
+        (404, "session.artifact_not_found")
+    );
+    let content = [0, 255, b'\n'];
+    let put = rig.client().put(url("conversation.jsonl")).bearer_auth(RUNNER);
+    assert_eq!(put.body(content.to_vec()).send().await.unwrap().status(), 204);
+    let found = get("conversation.jsonl", RUNNER).await;
+    assert_eq!(found.status(), 200);
+    assert_eq!(found.bytes().await.unwrap().as_ref(), content);
+    assert_eq!(get("conversation.jsonl", AGENT).await.status(), 403);
+    assert_eq!(get("%2e%2e%2fetc", RUNNER).await.status(), 400);
+}
+
+#[tokio::test]
 async fn unknown_routes_are_refused_with_a_code() {
     let rig = Rig::new().await;
     for path in ["/session/nothing", "/nothing", "/session/events"] {

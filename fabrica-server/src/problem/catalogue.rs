@@ -70,6 +70,26 @@ fn sessions(code: &str) -> Option<Entry> {
             "The idempotency key was used for another plan",
             "Use a new Idempotency-Key for every new plan; repeat one only with the same plan.",
         ),
+        "question.not_found" => entry(
+            StatusCode::NOT_FOUND,
+            "There is no such question",
+            "GET /sessions/{id}/questions lists the questions that the session has asked.",
+        ),
+        "question.not_open" => entry(
+            StatusCode::CONFLICT,
+            "The session waits for no answer",
+            "GET the session for its status; a session that has ended is not answered any more.",
+        ),
+        "question.already_answered" => entry(
+            StatusCode::CONFLICT,
+            "The question has an answer already",
+            "The first answer stands, and the session goes on with it; `question` tells what it is.",
+        ),
+        "answer.empty" | "answer.too_long" | "answer.name_invalid" | "answer.other_repository" => entry(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "The answer cannot be accepted",
+            "Correct what `detail` names, and send the answer again.",
+        ),
         "session.already_ended" => entry(
             StatusCode::CONFLICT,
             "The session has ended already",
@@ -104,7 +124,7 @@ fn requests(code: &str) -> Option<Entry> {
         "request.route_not_found" => entry(
             StatusCode::NOT_FOUND,
             "There is no such route",
-            "The routes are /health, /run, /sessions, /sessions/{id}, /sessions/{id}/messages and /sessions/{id}/cancel.",
+            "The routes are /health, /run, /sessions, /sessions/{id}, and below it /messages, /questions, /answer and /cancel.",
         ),
         "request.method_not_allowed" => entry(
             StatusCode::METHOD_NOT_ALLOWED,
@@ -115,6 +135,26 @@ fn requests(code: &str) -> Option<Entry> {
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
             "The body is not markdown",
             "Send the plan itself as `Content-Type: text/markdown`, uncompressed. With curl: --data-binary @plan.md -H 'Content-Type: text/markdown'.",
+        ),
+        "request.not_json" => entry(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "The body is not announced as JSON",
+            "Send `Content-Type: application/json`, uncompressed.",
+        ),
+        "request.invalid_json" => entry(
+            StatusCode::BAD_REQUEST,
+            "The body is not the JSON that is expected",
+            "Correct what `detail` names, and send the request again.",
+        ),
+        "request.too_large" => entry(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "The body is too large",
+            "Keep the body below 1 MiB.",
+        ),
+        "request.invalid_submitter" => entry(
+            StatusCode::BAD_REQUEST,
+            "The submitter's name is not valid",
+            "Send one Fabrica-Submitter of 1 to 100 visible ASCII characters, or none.",
         ),
         "request.invalid_idempotency_key" => entry(
             StatusCode::BAD_REQUEST,

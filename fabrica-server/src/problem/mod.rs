@@ -5,7 +5,7 @@ mod catalogue;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use fabrica_core::ids::InvalidId;
-use fabrica_core::orchestrator::SubmitError;
+use fabrica_core::orchestrator::{AnswerError, SubmitError};
 use fabrica_core::plan::{PlanError, PlanProblem};
 use fabrica_core::ports::store::StoreError;
 use serde::Serialize;
@@ -98,9 +98,10 @@ impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         let code = error.code();
         match error {
-            StoreError::NoSuchSession(_) | StoreError::IdempotencyConflict(_) => {
-                Self::new(code, error.to_string())
-            }
+            StoreError::NoSuchSession(_)
+            | StoreError::IdempotencyConflict(_)
+            | StoreError::NoSuchQuestion(_)
+            | StoreError::NotWaiting { .. } => Self::new(code, error.to_string()),
             // What the database says may name hosts and tables: it is for the log.
             _ => {
                 let source = std::error::Error::source(&error).map(ToString::to_string);
@@ -121,6 +122,16 @@ impl From<SubmitError> for Problem {
         match error {
             SubmitError::Plan(error) => error.into(),
             SubmitError::Store(error) => error.into(),
+            other => Self::new(other.code(), other.to_string()),
+        }
+    }
+}
+
+impl From<AnswerError> for Problem {
+    fn from(error: AnswerError) -> Self {
+        match error {
+            AnswerError::Plan(error) => error.into(),
+            AnswerError::Store(error) => error.into(),
             other => Self::new(other.code(), other.to_string()),
         }
     }

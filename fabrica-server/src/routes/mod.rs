@@ -1,5 +1,6 @@
 //! The endpoints, one a file.
 
+pub(crate) mod answer;
 pub(crate) mod cancel;
 pub(crate) mod fallback;
 pub(crate) mod health;

@@ -7,6 +7,7 @@
 )]
 
 mod access;
+mod answering;
 mod errors;
 mod lifecycle;
 mod routes;

@@ -29,7 +29,11 @@ impl Rig {
     }
 
     pub(crate) async fn with_store(store: Arc<dyn Store>) -> Self {
-        let orchestrator = orchestrator(store, FakeSandbox::that_completes());
+        Self::over(store, FakeSandbox::that_completes()).await
+    }
+
+    pub(crate) async fn over(store: Arc<dyn Store>, sandbox: FakeSandbox) -> Self {
+        let orchestrator = orchestrator(store, sandbox);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let api = router(state(&orchestrator));

@@ -8,9 +8,10 @@ use fabrica_core::ports::store::{ClaimLimits, ClaimRequest, Claimed, Retired, St
 use sqlx::types::Uuid;
 use sqlx::{PgConnection, PgPool};
 
+use super::asking;
 use super::write::{After, add_messages, end_attempts, set_status};
 use crate::error::database;
-use crate::rows::{ClaimedRow, readable, session_columns};
+use crate::rows::{ClaimedRow, hand_on, readable, session_columns};
 use crate::shared::retirement;
 use crate::turns::{Running, RunningRow, Waiting, WaitingRow, choose};
 use crate::values::{count, microseconds};
@@ -40,7 +41,7 @@ macro_rules! claimed_columns {
             "select ",
             session_columns!(),
             ", s.lease, p.*, s.container, s.branch, s.runner_token_hash, s.agent_token_hash, s.last_event, s.age,
-               r.reported
+               r.reported, s.checkpoint, s.checkpoint_attempt
              from claimed s
              cross join lateral (
                  select id as spec_id, session_id, version, content, created_at as spec_created_at
@@ -228,7 +229,9 @@ pub(super) async fn claim(pool: &PgPool, request: &ClaimRequest) -> Result<Vec<C
         Some(only) => rows.extend(take(&mut transaction, request, request.limit, &[only]).await?),
         None => rows.extend(take_turns(&mut transaction, request).await?),
     }
+    let answered = asking::answered(&mut transaction, &rows).await?;
     transaction.commit().await.map_err(database)?;
+    hand_on(&mut rows, answered);
     Ok(readable(rows))
 }
 

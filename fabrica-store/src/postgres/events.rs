@@ -76,7 +76,32 @@ pub(super) async fn write(connection: &mut PgConnection, writes: &[Write<'_>]) -
     }
     messages.insert(connection).await?;
     entries.insert(connection).await?;
-    update(connection, writes).await
+    update(connection, writes).await?;
+    keep_checkpoints(connection, writes).await
+}
+
+/// Few deliveries bring one, so the others shall not pay for it.
+async fn keep_checkpoints(connection: &mut PgConnection, writes: &[Write<'_>]) -> Result<(), sqlx::Error> {
+    let made: Vec<_> = writes
+        .iter()
+        .filter_map(|write| Some((write.fence, write.batch.checkpoint?)))
+        .collect();
+    if made.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "update sessions s set checkpoint = w.checkpoint::jsonb, checkpoint_attempt = s.attempt
+         from unnest($1::uuid[], $2::text[]) as w (session_id, checkpoint) where s.id = w.session_id",
+    )
+    .bind(
+        made.iter()
+            .map(|(fence, _)| *fence.session.as_uuid())
+            .collect::<Vec<_>>(),
+    )
+    .bind(made.iter().map(|(_, checkpoint)| *checkpoint).collect::<Vec<_>>())
+    .execute(connection)
+    .await?;
+    Ok(())
 }
 
 #[derive(Default)]
@@ -296,7 +321,7 @@ const WRITE_ALL: &str = write_next!(
      )"
 );
 
-/// Writes those deliveries that are exactly what comes next, under the current lease, bring no result, and whose sessions
+/// Writes those deliveries that are exactly what comes next, under the current lease, bring nothing rare, and whose sessions
 /// nobody else has locked; the others are left open.
 pub(super) async fn write_next(
     connection: &mut PgConnection,
@@ -347,7 +372,7 @@ impl<'a> Next<'a> {
             return;
         };
         let batch = Batch::of(&delivery.events, Usage::default());
-        if batch.result.is_some() {
+        if batch.is_rare() {
             return;
         }
         self.places.push(place);
@@ -455,7 +480,7 @@ impl<'a> Next<'a> {
     }
 }
 
-/// One delivery without a result in one statement, and so in one round trip: everything is given as a difference, and the
+/// One delivery without anything rare in one statement, and so in one round trip: everything is given as a difference, and the
 /// statement meets no row unless the delivery is exactly what comes next.
 macro_rules! write_one {
     ($messages:expr, $entries:expr) => {
@@ -503,7 +528,7 @@ macro_rules! one_entries {
     };
 }
 
-/// `None` if it is not exactly what comes next, or not under the current lease, or brings a result.
+/// `None` if it is not exactly what comes next, or not under the current lease, or brings something rare.
 pub(super) async fn write_one(
     connection: &mut PgConnection,
     delivery: &Delivery,
@@ -511,16 +536,16 @@ pub(super) async fn write_one(
     let Some((first, last)) = delivery.range() else {
         return Ok(None);
     };
+    let batch = Batch::of(&delivery.events, Usage::default());
+    if batch.is_rare() {
+        return Ok(None);
+    }
     let Batch {
         messages,
         transcript,
         usage,
-        result,
         ..
-    } = Batch::of(&delivery.events, Usage::default());
-    if result.is_some() {
-        return Ok(None);
-    }
+    } = batch;
     let statement = match (messages.is_empty(), transcript.is_empty()) {
         (true, true) => write_one!("", ""),
         (false, true) => write_one!(one_messages!(), ""),

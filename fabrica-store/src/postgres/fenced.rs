@@ -56,12 +56,7 @@ pub(super) async fn add_messages(
     let mut transaction = pool.begin().await.map_err(database)?;
     let held = write::hold(&mut transaction, fence).await?;
     let seq = write::add_messages(&mut transaction, fence.session, held.message_seq, &messages).await?;
-    sqlx::query("update sessions set message_seq = $2 where id = $1")
-        .bind(fence.session.as_uuid())
-        .bind(seq)
-        .execute(&mut *transaction)
-        .await
-        .map_err(database)?;
+    write::set_message_seq(&mut transaction, fence.session, seq).await?;
     transaction.commit().await.map_err(database)
 }
 

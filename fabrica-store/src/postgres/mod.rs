@@ -1,5 +1,6 @@
 //! The store over PostgreSQL.
 
+mod asking;
 mod claim;
 mod create;
 mod events;
@@ -21,12 +22,12 @@ use std::fmt;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use fabrica_core::ids::{Fence, MessageId, SessionId, WorkerId};
+use fabrica_core::ids::{Fence, MessageId, QuestionId, SessionId, WorkerId};
 use fabrica_core::message::{Message, NewMessage};
 use fabrica_core::ports::store::{
-    AttemptEnd, AttemptStart, CancelOutcome, ClaimRequest, Claimed, Created, EventRecord, NewArtifact,
-    NewSession, Notice, Reaped, Recorded, Retention, SessionFilter, SessionState, Storable as _,
-    StoredTranscript,
+    Answered, AttemptEnd, AttemptStart, CancelOutcome, ClaimRequest, Claimed, Created, Due, EventRecord,
+    NewAnswer, NewArtifact, NewSession, Notice, Question, Reaped, Recorded, Retention, SessionFilter,
+    SessionState, Storable as _, StoredTranscript,
 };
 use fabrica_core::ports::{Store, StoreError};
 use fabrica_core::secrets::TokenHash;
@@ -129,6 +130,26 @@ impl Store for PostgresStore {
         messages: Vec<NewMessage>,
     ) -> Result<SessionStatus, StoreError> {
         finish::finish_attempt(&self.pool, fence, end.storable(), messages.storable()).await
+    }
+
+    async fn answer(&self, answer: NewAnswer) -> Result<Answered, StoreError> {
+        asking::answer(&self.pool, answer.storable()).await
+    }
+
+    async fn questions(&self, session: SessionId) -> Result<Vec<Question>, StoreError> {
+        asking::questions(&self.pool, session).await
+    }
+
+    async fn due_questions(&self, limit: u32) -> Result<Vec<(Question, Due)>, StoreError> {
+        asking::due_questions(&self.pool, limit).await
+    }
+
+    async fn remind(&self, question: QuestionId, message: NewMessage) -> Result<bool, StoreError> {
+        asking::remind(&self.pool, question, message.storable()).await
+    }
+
+    async fn give_up(&self, question: QuestionId, message: NewMessage) -> Result<bool, StoreError> {
+        asking::give_up(&self.pool, question, message.storable()).await
     }
 
     async fn request_cancel(&self, id: SessionId, message: NewMessage) -> Result<CancelOutcome, StoreError> {

@@ -36,7 +36,7 @@ pub(super) async fn reap(pool: &PgPool, retention: &Retention, limit: u32) -> Re
     Ok(reaped)
 }
 
-/// Messages and plans go before their session; attempts, transcript and artifacts with it.
+/// Messages and plans go before their session; attempts, questions, transcript and artifacts with it.
 async fn sessions(connection: &mut PgConnection, age: Duration, limit: i64) -> Result<u64, StoreError> {
     let ids: Vec<Uuid> = sqlx::query_scalar(concat!(
         "select s.id from sessions s where ",

@@ -81,6 +81,32 @@ pub(super) async fn add_messages(
     Ok(after.saturating_add_unsigned(inserted.rows_affected()))
 }
 
+/// Adds a message to a session whose row the caller holds, and changes nothing else of it.
+pub(super) async fn add_message(
+    connection: &mut PgConnection,
+    session: SessionId,
+    after: i64,
+    message: NewMessage,
+) -> Result<(), StoreError> {
+    let seq = add_messages(connection, session, after, &[message]).await?;
+    set_message_seq(connection, session, seq).await
+}
+
+/// Writes the last sequence number of a session's messages.
+pub(super) async fn set_message_seq(
+    connection: &mut PgConnection,
+    session: SessionId,
+    seq: i64,
+) -> Result<(), StoreError> {
+    sqlx::query("update sessions set message_seq = $2 where id = $1")
+        .bind(session.as_uuid())
+        .bind(seq)
+        .execute(connection)
+        .await
+        .map_err(database)?;
+    Ok(())
+}
+
 /// What a session's new status brings with it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct After {
@@ -88,16 +114,19 @@ pub(super) struct After {
     pub(super) delay: i64,
     /// How many attempts it gets in place of one that does not count.
     pub(super) replaced: i32,
+    /// How many attempts it gets on top.
+    pub(super) granted: i32,
     /// The last sequence number of its messages.
     pub(super) message_seq: i64,
 }
 
 impl After {
-    /// Without delay, and nothing replaced.
+    /// Without delay and without another attempt.
     pub(super) const fn now(message_seq: i64) -> Self {
         Self {
             delay: 0,
             replaced: 0,
+            granted: 0,
             message_seq,
         }
     }
@@ -113,7 +142,8 @@ pub(super) async fn set_status(
     sqlx::query(
         "update sessions
          set status = $2, worker = null, run_at = now() + $3::bigint * interval '1 microsecond', message_seq = $4,
-             completed_at = case when $5 then now() end, max_attempts = max_attempts + $6, uncounted = uncounted + $6
+             completed_at = case when $5 then now() end, uncounted = uncounted + $6,
+             max_attempts = least(max_attempts::bigint + $6 + $7, 2147483647)
          where id = $1",
     )
     .bind(session.as_uuid())
@@ -122,6 +152,7 @@ pub(super) async fn set_status(
     .bind(after.message_seq)
     .bind(status.is_terminal())
     .bind(after.replaced)
+    .bind(after.granted)
     .execute(connection)
     .await
     .map_err(database)?;

@@ -6,10 +6,11 @@ use fabrica_core::ports::store::{ClaimLimits, ClaimRequest, Claimed, Retired, St
 use sqlx::SqliteConnection;
 use sqlx::types::Uuid;
 
+use super::asking;
 use super::write::{After, add_messages, end_attempts, set_status};
 use super::{SqliteStore, now};
 use crate::error::database;
-use crate::rows::{ClaimedRow, readable, session_columns};
+use crate::rows::{ClaimedRow, hand_on, readable, session_columns};
 use crate::shared::retirement;
 use crate::turns::{Running, RunningRow, WaitingRow, choose};
 use crate::values::microseconds;
@@ -158,7 +159,8 @@ const CLAIMED: &str = concat!(
     " - a.started_at as age,
             (select case when o.outcome is null or o.outcome = 'lost' then o.result end from attempts o
              where o.session_id = s.id and (o.result is not null or o.outcome <> 'lost')
-             order by o.number desc limit 1) as reported
+             order by o.number desc limit 1) as reported,
+            s.checkpoint, s.checkpoint_attempt
      from sessions s
      join specs p on p.id = (select n.id from specs n where n.session_id = s.id and n.version >= 0
                              order by n.version desc, n.created_at desc limit 1)
@@ -179,6 +181,8 @@ pub(super) async fn claim(store: &SqliteStore, request: &ClaimRequest) -> Result
         take(&mut transaction, *id.as_uuid(), request).await?;
         rows.push(read(&mut transaction, *id.as_uuid(), false).await?);
     }
+    let answered = asking::answered(&mut transaction, &rows).await?;
+    hand_on(&mut rows, answered);
     // Whoever asks and gets nothing shall cost no write.
     if retired || !rows.is_empty() {
         store.commit(transaction).await?;

@@ -45,16 +45,18 @@ pub(super) async fn hold(
     .await
 }
 
-/// `$1` messages, `$2` transcript entries, `$3` attempts with a result, `$4` sessions, in the order of [`session_row`]. With
-/// `?1` a statement that leaves a number out would get the wrong values.
+/// `$1` messages, `$2` transcript entries, `$3` attempts with a result, `$4` sessions, in the order of [`session_row`]; `$5`
+/// the long texts, one after the other, of which the rows name the place: written and read as JSON they would cost more than
+/// everything else. With `?1` a statement that leaves a number out would get the wrong values.
 const WRITE: &str = "
     insert into messages (id, session_id, type, content, seq)
-    select unhex(m.value ->> 0), unhex(m.value ->> 1), m.value ->> 2, m.value ->> 3, m.value ->> 4
+    select unhex(m.value ->> 0), unhex(m.value ->> 1), m.value ->> 2,
+           cast(substr($5, m.value ->> 3, m.value ->> 4) as text), m.value ->> 5
     from json_each($1) m where true order by m.key;
 
     insert into transcript (session_id, attempt, seq, at, kind, parent, summary, detail)
     select unhex(t.value ->> 0), t.value ->> 1, t.value ->> 2, t.value ->> 3, t.value ->> 4, t.value ->> 5, t.value ->> 6,
-           t.value ->> 7
+           cast(substr($5, t.value ->> 7, t.value ->> 8) as text)
     from json_each($2) t;
 
     update attempts set result = w.value ->> 2
@@ -73,18 +75,15 @@ pub(super) async fn write(
     writes: &[Write<'_>],
 ) -> Result<(), sqlx::Error> {
     let (mut messages, mut entries, mut results, mut sessions) = (vec![], vec![], vec![], vec![]);
+    let mut texts = Texts::default();
     for write in writes {
         let session = hex(*write.fence.session.as_uuid());
         for (seq, message) in (write.message_seq + 1..).zip(&write.batch.messages) {
-            messages.push((
-                hex(message.id),
-                session.clone(),
-                message.kind,
-                &message.content,
-                seq,
-            ));
+            let (start, length) = texts.add(&message.content);
+            messages.push((hex(message.id), session.clone(), message.kind, start, length, seq));
         }
         for (seq, entry) in (write.transcript_seq + 1..).zip(&write.batch.transcript) {
+            let (start, length) = texts.add(&entry.detail);
             entries.push((
                 session.clone(),
                 write.fence.attempt,
@@ -93,7 +92,8 @@ pub(super) async fn write(
                 &entry.kind,
                 &entry.parent,
                 &entry.summary,
-                &entry.detail,
+                start,
+                length,
             ));
         }
         if let Some(result) = write.batch.result {
@@ -106,8 +106,46 @@ pub(super) async fn write(
         .bind(rows(&entries)?)
         .bind(rows(&results)?)
         .bind(rows(&sessions)?)
-        .execute(connection)
+        .bind(texts.bytes)
+        .execute(&mut *connection)
         .await?;
+    keep_checkpoints(connection, writes).await
+}
+
+/// Texts, one after the other.
+#[derive(Default)]
+struct Texts {
+    bytes: Vec<u8>,
+}
+
+impl Texts {
+    /// Where it begins, from 1, and how many bytes it has.
+    fn add(&mut self, text: &str) -> (usize, usize) {
+        let start = self.bytes.len() + 1;
+        self.bytes.extend_from_slice(text.as_bytes());
+        (start, text.len())
+    }
+}
+
+/// Few deliveries bring one, so the others shall not pay for it.
+async fn keep_checkpoints(
+    connection: &mut SqliteConnection,
+    writes: &[Write<'_>],
+) -> Result<(), sqlx::Error> {
+    let made: Vec<_> = writes
+        .iter()
+        .filter_map(|write| Some((hex(*write.fence.session.as_uuid()), write.batch.checkpoint?)))
+        .collect();
+    if made.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "update sessions set checkpoint = w.value ->> 1, checkpoint_attempt = attempt
+         from json_each(?1) w where sessions.id = unhex(w.value ->> 0)",
+    )
+    .bind(rows(&made)?)
+    .execute(connection)
+    .await?;
     Ok(())
 }
 

@@ -6,6 +6,7 @@ use fabrica_core::ports::StoreError;
 use fabrica_core::ports::store::{AttemptEnd, CancelOutcome};
 use fabrica_core::session::SessionStatus;
 
+use super::asking;
 use super::write::{After, add_messages, end_attempts, hold, set_status};
 use super::{SqliteStore, now};
 use crate::error::database;
@@ -29,17 +30,12 @@ pub(super) async fn finish_attempt(
     let held = hold(&mut transaction, fence).await?;
     let ending = Ending::of(fence.session, end, held.standing())?;
     let seq = add_messages(&mut transaction, fence.session, held.message_seq, &messages).await?;
-    set_status(
-        &mut transaction,
-        fence.session,
-        ending.status,
-        After {
-            delay: microseconds(ending.delay),
-            replaced: ending.replaced,
-            message_seq: seq,
-        },
-    )
-    .await?;
+    let after = After {
+        delay: microseconds(ending.delay),
+        replaced: ending.replaced,
+        ..After::now(seq)
+    };
+    set_status(&mut transaction, fence.session, ending.status, after).await?;
     end_attempts(
         &mut transaction,
         fence.session,
@@ -47,6 +43,9 @@ pub(super) async fn finish_attempt(
         ending.failure.as_ref(),
     )
     .await?;
+    if let Some(question) = &ending.question {
+        asking::ask(&mut transaction, fence, question).await?;
+    }
     store.commit(transaction).await?;
     Ok(ending.status)
 }
@@ -78,6 +77,9 @@ pub(super) async fn request_cancel(
     } else {
         let seq = add_messages(&mut transaction, id, seq, &[message]).await?;
         set_status(&mut transaction, id, SessionStatus::Cancelled, After::now(seq)).await?;
+        if status == SessionStatus::Escalated {
+            asking::close(&mut transaction, id).await?;
+        }
         CancelOutcome::Cancelled
     };
     store.commit(transaction).await?;

@@ -57,7 +57,7 @@ fn list(ids: &[Uuid]) -> Result<String, StoreError> {
     json_rows(ids.iter().map(|id| id.simple().to_string()))
 }
 
-/// Messages and plans go before their session; attempts, transcript and artifacts with it.
+/// Messages and plans go before their session; attempts, questions, transcript and artifacts with it.
 async fn sessions(connection: &mut SqliteConnection, age: Duration, limit: i64) -> Result<u64, StoreError> {
     let ids: Vec<Uuid> = sqlx::query_scalar(concat!(
         "select s.id from sessions s where ",

@@ -87,6 +87,32 @@ pub(super) async fn add_messages(
     Ok(after.saturating_add_unsigned(inserted.rows_affected()))
 }
 
+/// Adds a message to a session, and changes nothing else of it.
+pub(super) async fn add_message(
+    connection: &mut SqliteConnection,
+    session: SessionId,
+    after: i64,
+    message: NewMessage,
+) -> Result<(), StoreError> {
+    let seq = add_messages(connection, session, after, &[message]).await?;
+    set_message_seq(connection, session, seq).await
+}
+
+/// Writes the last sequence number of a session's messages.
+pub(super) async fn set_message_seq(
+    connection: &mut SqliteConnection,
+    session: SessionId,
+    seq: i64,
+) -> Result<(), StoreError> {
+    sqlx::query("update sessions set message_seq = ?2 where id = ?1")
+        .bind(session.as_uuid())
+        .bind(seq)
+        .execute(connection)
+        .await
+        .map_err(database)?;
+    Ok(())
+}
+
 /// What a session's new status brings with it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct After {
@@ -94,16 +120,19 @@ pub(super) struct After {
     pub(super) delay: i64,
     /// How many attempts it gets in place of one that does not count.
     pub(super) replaced: i32,
+    /// How many attempts it gets on top.
+    pub(super) granted: i32,
     /// The last sequence number of its messages.
     pub(super) message_seq: i64,
 }
 
 impl After {
-    /// Without delay, and nothing replaced.
+    /// Without delay and without another attempt.
     pub(super) const fn now(message_seq: i64) -> Self {
         Self {
             delay: 0,
             replaced: 0,
+            granted: 0,
             message_seq,
         }
     }
@@ -123,7 +152,8 @@ pub(super) async fn set_status(
              completed_at = case when ?5 then ",
         now!(),
         " end,
-             max_attempts = max_attempts + ?6, uncounted = uncounted + ?6
+             uncounted = uncounted + ?6,
+             max_attempts = min(max_attempts + ?6 + ?7, 2147483647)
          where id = ?1"
     ))
     .bind(session.as_uuid())
@@ -132,6 +162,7 @@ pub(super) async fn set_status(
     .bind(after.message_seq)
     .bind(status.is_terminal())
     .bind(after.replaced)
+    .bind(after.granted)
     .execute(connection)
     .await
     .map_err(database)?;

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use sqlx::{Connection as _, PgConnection};
+use fabrica_core::ports::Store as _;
+use sqlx::{Connection as _, PgConnection, SqliteConnection};
 
-use crate::support::with_postgres;
+use crate::support::{new_session, with_postgres, with_sqlite};
 
 type Column = (String, String, Option<String>, String);
 type Specified = (&'static str, &'static str, Option<&'static str>, &'static str);
@@ -114,6 +115,65 @@ async fn the_indexes_and_keys_are_those_of_the_specification() {
         .await
         .unwrap();
         assert_eq!(keys, ["FOREIGN KEY (session_id) REFERENCES sessions(id)"]);
+    })
+    .await;
+}
+
+/// Whatever writes to it: the database itself keeps a session from waiting for two answers.
+#[tokio::test]
+async fn a_session_has_one_open_question_at_most() {
+    with_postgres(|store, url| async move {
+        let mut psql = PgConnection::connect(&url).await.unwrap();
+        let id = store.create_session(new_session()).await.unwrap().session();
+        let mut ask = async |attempt: i32| {
+            sqlx::query(
+                "insert into questions (id, session_id, attempt, question, options, context, urgency, on_deadline)
+                 values (gen_random_uuid(), $1, $2, 'Which?', '[]', '', 'normal', 'fail')",
+            )
+            .bind(id.as_uuid())
+            .bind(attempt)
+            .execute(&mut psql)
+            .await
+        };
+        ask(1).await.unwrap();
+        let refused = ask(2).await.unwrap_err().to_string();
+        assert!(refused.contains("questions_open_idx"), "{refused}");
+    })
+    .await;
+    with_sqlite(|store, path| async move {
+        let mut file = SqliteConnection::connect(&path).await.unwrap();
+        let id = store.create_session(new_session()).await.unwrap().session();
+        let mut ask = async |attempt: i32| {
+            sqlx::query(
+                "insert into questions (id, session_id, attempt, question, options, context, urgency, on_deadline)
+                 values (randomblob(16), ?1, ?2, 'Which?', '[]', '', 'normal', 'fail')",
+            )
+            .bind(id.as_uuid())
+            .bind(attempt)
+            .execute(&mut file)
+            .await
+        };
+        ask(1).await.unwrap();
+        let refused = ask(2).await.unwrap_err().to_string();
+        assert!(refused.contains("questions.session_id"), "{refused}");
+    })
+    .await;
+}
+
+/// What many reports change stands in no index, so that a row's new version can stay on its page.
+#[tokio::test]
+async fn checkpoints_stand_in_no_index() {
+    with_postgres(|_, url| async move {
+        let mut psql = PgConnection::connect(&url).await.unwrap();
+        let indexes: Vec<String> =
+            sqlx::query_scalar("select indexdef from pg_indexes where tablename = 'sessions'")
+                .fetch_all(&mut psql)
+                .await
+                .unwrap();
+        assert!(!indexes.is_empty());
+        for index in indexes {
+            assert!(!index.contains("checkpoint"), "{index}");
+        }
     })
     .await;
 }

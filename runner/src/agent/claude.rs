@@ -1,7 +1,8 @@
 //! The Claude Code CLI, headless. Why each flag is there: what a repository says about the agent's settings must
 //! never take effect, nobody watches, and the gateway is the only place to talk to.
 
-use std::path::{Path, PathBuf};
+use std::fs::Metadata;
+use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 
 use fabrica_core::failure::{Failure, MAX_DIAGNOSIS_LINES};
@@ -10,8 +11,9 @@ use tokio::io::{AsyncRead, AsyncWriteExt as _};
 use tokio::process::{ChildStdin, Command};
 use tokio_util::sync::CancellationToken;
 
-use super::not_started;
 use super::stream::Stream;
+use super::{not_started, unprepared};
+use crate::asking::Setup;
 use crate::commands::Commands;
 use crate::environment::Environment;
 use crate::process::{Lines, unless_quiet};
@@ -21,8 +23,6 @@ use crate::text::{Tail, lossy};
 const PROGRAM: &str = "claude";
 /// How long a line of its stream may be: a file that it reads stands in one.
 const MAX_LINE: usize = 8 * 1024 * 1024;
-/// No trailer of its own in commits.
-const SETTINGS: &str = r#"{"attribution":{"commit":"","pr":""}}"#;
 
 /// One run of the agent.
 #[derive(Debug)]
@@ -30,16 +30,26 @@ pub(crate) struct Claude<'a> {
     pub(crate) commands: &'a Commands,
     pub(crate) environment: &'a Environment,
     pub(crate) job: &'a Job,
+    pub(crate) asking: &'a Setup,
     pub(crate) model_address: &'a str,
+    /// Whether it goes on with the conversation of an earlier attempt.
+    pub(crate) goes_on: bool,
+}
+
+/// The files that it is started with.
+#[derive(Debug)]
+struct Files {
+    instructions: PathBuf,
+    settings: PathBuf,
+    servers: PathBuf,
 }
 
 impl Claude<'_> {
     /// Lets it work to its end.
     pub(crate) async fn work(&self) -> Result<String, Failure> {
-        let instructions = self.environment.scratch().join("instructions.md");
-        std::fs::write(&instructions, briefing(self.job))
-            .map_err(|error| not_started(PROGRAM, &std::io::Error::other(error)))?;
-        let mut command = self.command(&instructions);
+        let files = self.files().map_err(|error| unprepared(&error))?;
+        let mut command = self.command(&files);
+        let prompt = self.prompt();
         let mut process = self
             .commands
             .processes
@@ -60,7 +70,7 @@ impl Claude<'_> {
         };
         let (end, _, stream, tail) = tokio::join!(
             end,
-            unless_quiet(feed(pipes.0, &self.job.task), &exited),
+            unless_quiet(feed(pipes.0, &prompt), &exited),
             self.follow(pipes.1, &exited),
             last_lines(pipes.2, &exited)
         );
@@ -71,7 +81,26 @@ impl Claude<'_> {
         }
     }
 
-    fn command(&self, instructions: &Path) -> Command {
+    fn files(&self) -> std::io::Result<Files> {
+        let instructions = self.environment.scratch().join("instructions.md");
+        std::fs::write(&instructions, briefing(self.job))?;
+        Ok(Files {
+            instructions,
+            settings: self.asking.settings()?,
+            servers: self.asking.servers()?,
+        })
+    }
+
+    /// What it is told: in a conversation that goes on it knows its task.
+    fn prompt(&self) -> String {
+        match &self.job.resume {
+            Some(resume) if self.goes_on => resume.prompt.clone(),
+            Some(resume) => format!("{}\n\n{}\n", self.job.task.trim_end(), resume.prompt.trim()),
+            None => self.job.task.clone(),
+        }
+    }
+
+    fn command(&self, files: &Files) -> Command {
         let mut command = self.commands.program(PROGRAM);
         command
             .env("ANTHROPIC_BASE_URL", format!("{}/model", self.model_address))
@@ -90,16 +119,15 @@ impl Claude<'_> {
             ])
             .arg("--add-dir")
             .arg(&self.commands.directory)
-            .args([
-                "--setting-sources",
-                "user",
-                "--strict-mcp-config",
-                "--settings",
-                SETTINGS,
-            ])
+            .args(["--setting-sources", "user", "--strict-mcp-config"])
+            // Takes as many values as there are, up to the next flag.
+            .arg("--mcp-config")
+            .arg(&files.servers)
+            .arg("--settings")
+            .arg(&files.settings)
             .arg("--append-system-prompt-file")
-            .arg(instructions)
-            .arg("--session-id")
+            .arg(&files.instructions)
+            .arg(if self.goes_on { "--resume" } else { "--session-id" })
             .arg(self.job.session.to_string())
             .stdin(Stdio::piped());
         if rustix::process::getuid().is_root() {
@@ -137,7 +165,14 @@ impl Claude<'_> {
         projects
             .flatten()
             .map(|project| project.path().join(&name))
-            .find(|path| path.is_file())
+            .filter_map(|path| {
+                Some((
+                    path.metadata().ok().filter(Metadata::is_file)?.modified().ok()?,
+                    path,
+                ))
+            })
+            .max()
+            .map(|(_, path)| path)
     }
 }
 
@@ -145,8 +180,10 @@ impl Claude<'_> {
 fn briefing(job: &Job) -> String {
     let mut text = format!(
         "You work in a sandbox of Fabrica, on the git branch `{}` of the repository in the current directory. \
-         Nobody is watching and nobody can answer questions: decide yourself, and say in your last message what you \
-         decided and why.\n\n\
+         Nobody is watching.\n\n\
+         - When you are blocked by something that only a person can decide or provide, call the tool `escalate` of the \
+         server `fabrica` once, with all that the person needs, and end your turn: your work is kept, and you go on with \
+         the answer later. In everything else decide yourself, and say in your last message what you decided and why.\n\
          - Do the whole task. Keep to the conventions of the repository.\n\
          - Commit your work with clear messages, in the present branch. Do not push, and do not open a pull request: \
          Fabrica does both when you are done.\n\

@@ -1,13 +1,19 @@
 //! Any program as the agent: it finds its task in the file that `FABRICA_TASK` names.
+//!
+//! It asks a person with `fabrica-escalate`, which is on its `PATH`, and then ends with the exit code 85. Once there is
+//! an answer, or when it goes on for another reason, it is run again, in its work as it left it, with what it has to know
+//! in the file that `FABRICA_ANSWER` names.
 
 use fabrica_core::failure::Failure;
+use fabrica_core::protocol::AGENT_ASKED;
 
-use super::not_started;
+use super::{Start, not_started, unprepared};
 use crate::commands::Commands;
 use crate::process::describe;
 
 /// Runs the program in the repository until it ends.
-pub(super) async fn work(commands: &Commands, argv: &[String]) -> Result<String, Failure> {
+pub(super) async fn work(start: Start<'_>, argv: &[String]) -> Result<String, Failure> {
+    let commands = start.commands;
     let Some((program, arguments)) = argv.split_first() else {
         return Err(Failure::new(
             "agent.not_found",
@@ -20,9 +26,14 @@ pub(super) async fn work(commands: &Commands, argv: &[String]) -> Result<String,
         .reporter
         .progress("agent", format!("Running {program}"))
         .await;
-    let ended = commands
-        .run("agent", commands.program(program).args(arguments))
-        .await?;
+    let mut command = commands.program(program);
+    command.args(arguments);
+    if let Some(resume) = &start.job.resume {
+        let answer = start.environment.scratch().join("answer.md");
+        std::fs::write(&answer, &resume.prompt).map_err(|error| unprepared(&error))?;
+        command.env("FABRICA_ANSWER", answer);
+    }
+    let ended = commands.run("agent", &mut command).await?;
     if ended.status.success() {
         return Ok(ended
             .tail
@@ -31,6 +42,14 @@ pub(super) async fn work(commands: &Commands, argv: &[String]) -> Result<String,
             .find(|line| !line.trim().is_empty())
             .cloned()
             .unwrap_or_default());
+    }
+    if ended.status.code() == Some(AGENT_ASKED) {
+        return Err(Failure::new(
+            "agent.asked_nothing",
+            format!("the agent {program:?} ended with exit code {AGENT_ASKED}, but has asked nothing"),
+            "Let it ask with `fabrica-escalate` before it ends with this code, or end with another one.",
+        )
+        .with_diagnosis(ended.tail));
     }
     Err(Failure::new(
         "agent.failed",

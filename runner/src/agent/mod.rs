@@ -2,6 +2,7 @@
 
 mod claude;
 mod command;
+mod conversation;
 mod entry;
 mod failure;
 mod stream;
@@ -10,35 +11,58 @@ use fabrica_core::failure::Failure;
 use fabrica_core::plan::Agent;
 use fabrica_core::protocol::Job;
 
+use crate::asking::Setup;
 use crate::commands::Commands;
 use crate::environment::Environment;
+use crate::gateway::Gateway;
 
 pub(crate) use claude::Claude;
 
+/// What the agent is started with.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Start<'a> {
+    pub(crate) commands: &'a Commands,
+    pub(crate) environment: &'a Environment,
+    pub(crate) job: &'a Job,
+    pub(crate) gateway: &'a Gateway,
+    pub(crate) asking: &'a Setup,
+    pub(crate) model_address: &'a str,
+}
+
 /// Lets the agent work, and returns its closing words.
-pub(crate) async fn work(
-    commands: &Commands,
-    environment: &Environment,
-    job: &Job,
-    model_address: &str,
-) -> Result<String, Failure> {
-    match &job.agent {
+pub(crate) async fn work(start: Start<'_>) -> Result<String, Failure> {
+    start.asking.begin().map_err(|error| unprepared(&error))?;
+    match &start.job.agent {
         Agent::Claude => {
-            commands
-                .reporter
-                .progress("agent", "The agent starts to work")
-                .await;
+            let conversation = conversation::restore(start).await?;
+            let message = if conversation {
+                "The agent goes on with its conversation"
+            } else {
+                "The agent starts to work"
+            };
+            start.commands.reporter.progress("agent", message).await;
             Claude {
-                commands,
-                environment,
-                job,
-                model_address,
+                commands: start.commands,
+                environment: start.environment,
+                job: start.job,
+                asking: start.asking,
+                model_address: start.model_address,
+                goes_on: conversation,
             }
             .work()
             .await
         }
-        Agent::Command(argv) => command::work(commands, argv).await,
+        Agent::Command(argv) => command::work(start, argv).await,
     }
+}
+
+/// The agent's files cannot be written.
+fn unprepared(error: &std::io::Error) -> Failure {
+    Failure::new(
+        "sandbox.workspace",
+        format!("what the agent needs cannot be written: {error}"),
+        "The sandbox's volume and home must be writable for its user and have free space.",
+    )
 }
 
 /// A program that is not there, or may not be started.

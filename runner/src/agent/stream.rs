@@ -28,6 +28,8 @@ pub(super) struct Stream {
     order: VecDeque<String>,
     /// The sum of what is reported.
     reported: Usage,
+    /// The sum of what the results say.
+    results: Usage,
     result: Option<Map<String, Value>>,
     refused: bool,
     /// The last things it said, for the diagnosis.
@@ -41,6 +43,7 @@ impl Stream {
             messages: HashMap::new(),
             order: VecDeque::new(),
             reported: Usage::default(),
+            results: Usage::default(),
             result: None,
             refused: false,
             said: Tail::new(8),
@@ -170,13 +173,20 @@ impl Stream {
     }
 
     fn result(&mut self, object: &Map<String, Value>) -> Vec<RunnerEvent> {
-        let total = Usage {
-            cost_usd: object
-                .get("total_cost_usd")
-                .and_then(Value::as_f64)
-                .unwrap_or_default(),
-            turns: number(object, "num_turns").try_into().unwrap_or(u32::MAX),
-            ..total_usage(object)
+        let turns = number(object, "num_turns").try_into().unwrap_or(u32::MAX);
+        let total = match usage_since_last(object) {
+            Some(since) => {
+                self.results = self.results.plus(Usage { turns, ..since });
+                self.results
+            }
+            None => Usage {
+                cost_usd: object
+                    .get("total_cost_usd")
+                    .and_then(Value::as_f64)
+                    .unwrap_or_default(),
+                turns,
+                ..total_usage(object)
+            },
         };
         let rest = self.report(beyond(total, self.reported));
         let summary = match text(object, "result") {
@@ -211,21 +221,43 @@ fn user(object: &Map<String, Value>) -> Vec<RunnerEvent> {
         .collect()
 }
 
-/// The models' totals, which count subagents too; without them the conversation's.
-fn total_usage(result: &Map<String, Value>) -> Usage {
-    let models = result.get("modelUsage").and_then(Value::as_object);
+/// What was used since the result before, or since the program's start: all other totals of a conversation that goes on
+/// count what earlier attempts used again.
+fn usage_since_last(result: &Map<String, Value>) -> Option<Usage> {
+    let models = result.get("model_usage_since_last_result")?.as_object()?;
+    if models.is_empty() {
+        return None;
+    }
     let of_model = |usage: &Map<String, Value>| Usage {
+        cost_usd: usage.get("costUSD").and_then(Value::as_f64).unwrap_or_default(),
+        ..model_usage(usage)
+    };
+    Some(
+        models
+            .values()
+            .filter_map(Value::as_object)
+            .fold(Usage::default(), |sum, usage| sum.plus(of_model(usage))),
+    )
+}
+
+fn model_usage(usage: &Map<String, Value>) -> Usage {
+    Usage {
         input_tokens: number(usage, "inputTokens"),
         output_tokens: number(usage, "outputTokens"),
         cache_read_tokens: number(usage, "cacheReadInputTokens"),
         cache_write_tokens: number(usage, "cacheCreationInputTokens"),
         ..Usage::default()
-    };
+    }
+}
+
+/// The models' totals, which count subagents too; without them the conversation's.
+fn total_usage(result: &Map<String, Value>) -> Usage {
+    let models = result.get("modelUsage").and_then(Value::as_object);
     let total = models
         .into_iter()
         .flat_map(|models| models.values())
         .filter_map(Value::as_object)
-        .fold(Usage::default(), |sum, usage| sum.plus(of_model(usage)));
+        .fold(Usage::default(), |sum, usage| sum.plus(model_usage(usage)));
     match result.get("usage").and_then(Value::as_object) {
         Some(usage) if total == Usage::default() => api_usage(usage),
         _ => total,

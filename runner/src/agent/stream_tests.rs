@@ -159,14 +159,17 @@ fn the_usage_that_is_reported_live_adds_up_to_the_result() {
     for (name, ..) in OUTCOMES {
         let (stream, events) = play(name);
         let Some(result) = &stream.result else { continue };
-        let total = total_usage(result);
+        let total = usage_since_last(result).unwrap_or_else(|| total_usage(result));
         let used = used(&events);
         assert_eq!(used.input_tokens, total.input_tokens, "{name}");
         assert_eq!(used.output_tokens, total.output_tokens, "{name}");
-        assert!(
-            (used.cost_usd - result["total_cost_usd"].as_f64().unwrap()).abs() < 1e-9,
-            "{name}"
-        );
+        let cost = if name == "resumed-with-answer" {
+            // The result's total counts the attempt before, which has reported that itself.
+            0.0008
+        } else {
+            result["total_cost_usd"].as_f64().unwrap()
+        };
+        assert!((used.cost_usd - cost).abs() < 1e-9, "{name}");
     }
 }
 

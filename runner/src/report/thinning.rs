@@ -71,7 +71,7 @@ impl Thinning {
 fn is_last(event: &RunnerEvent) -> bool {
     matches!(
         event,
-        RunnerEvent::Completed(_) | RunnerEvent::Failed { .. } | RunnerEvent::Escalation { .. }
+        RunnerEvent::Completed(_) | RunnerEvent::Failed { .. } | RunnerEvent::Escalation(_)
     )
 }
 

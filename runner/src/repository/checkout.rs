@@ -217,7 +217,7 @@ async fn fetch(remotely: Remotely<'_>, base: &str, directory: &Path) -> Result<(
 impl Remotely<'_> {
     /// A gateway that is restarted cuts connections: what broke off is begun again, for as long as it is the gateway
     /// that is away. What is refused is not.
-    async fn again(
+    pub(crate) async fn again(
         &self,
         make: impl Fn() -> Command,
         before: impl Fn() -> Result<(), Failure>,
@@ -271,19 +271,13 @@ async fn continue_branch(remotely: Remotely<'_>, checkout: &mut Checkout) -> Res
         command
     };
     let inside = || git.inside(&checkout.directory);
-    let depth = || job.depth.map(|depth| format!("--depth={}", depth.max(1)));
-    remotely.again(|| fetch(depth()), || Ok(())).await?;
-    let merge_base = || args!(inside(), "merge-base", &checkout.base_commit, &tracking);
-    if !git.succeeds(merge_base()).await? {
-        let shallow = git
-            .answer(args!(inside(), "rev-parse", "--is-shallow-repository"))
+    let depth = job.depth.map(|depth| format!("--depth={}", depth.max(1)));
+    remotely.again(|| fetch(depth.clone()), || Ok(())).await?;
+    if !related(git, checkout, &tracking).await? {
+        // Where the two branches part is further back than what was cloned.
+        remotely
+            .again(|| fetch(Some("--unshallow".to_owned())), || Ok(()))
             .await?;
-        if shallow == "true" {
-            // Where the two branches part is further back than what was cloned.
-            remotely
-                .again(|| fetch(Some("--unshallow".to_owned())), || Ok(()))
-                .await?;
-        }
     }
     git.answer(args!(
         inside(),
@@ -307,6 +301,33 @@ async fn continue_branch(remotely: Remotely<'_>, checkout: &mut Checkout) -> Res
     reporter.progress("clone", message).await;
     checkout.start = start;
     Ok(())
+}
+
+/// Sees to it that the clone reaches back to where a commit and the base part.
+pub(crate) async fn meet(remotely: Remotely<'_>, checkout: &Checkout, commit: &str) -> Result<(), Failure> {
+    let Remotely { git, token, .. } = remotely;
+    if related(git, checkout, commit).await? {
+        return Ok(());
+    }
+    let fetch = || {
+        let mut command = git.inside(&checkout.directory);
+        command
+            .args(["fetch", "--quiet", "--no-tags", "--unshallow", "origin"])
+            .envs(git.credential(token));
+        command
+    };
+    remotely.again(fetch, || Ok(())).await.map(drop)
+}
+
+/// Whether a commit and the base have history in common, or never will since all of it is there.
+async fn related(git: &Git, checkout: &Checkout, commit: &str) -> Result<bool, Failure> {
+    let inside = || git.inside(&checkout.directory);
+    let merge_base = args!(inside(), "merge-base", &checkout.base_commit, commit);
+    if git.succeeds(merge_base).await? {
+        return Ok(true);
+    }
+    let shallow = args!(inside(), "rev-parse", "--is-shallow-repository");
+    Ok(git.answer(shallow).await? != "true")
 }
 
 fn unusable(error: &std::io::Error) -> Failure {

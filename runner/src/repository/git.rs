@@ -1,16 +1,17 @@
 //! The git command line, started so that neither a person's settings nor the agent's change what it does.
 
 use std::ffi::{OsStr, OsString};
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 
 use fabrica_core::failure::Failure;
 use fabrica_core::protocol::Identity;
-use tokio::io::{AsyncRead, AsyncReadExt as _};
-use tokio::process::Command;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::process::{ChildStdin, Command};
 
 use crate::environment::Token;
-use crate::process::Processes;
+use crate::process::{Process, Processes};
 use crate::text::lossy;
 
 /// How much of an output is kept.
@@ -139,6 +140,76 @@ impl Git {
         command
     }
 
+    /// Runs a git that is given something to read and answers with bytes, which are counted on to be whole: more than
+    /// `limit` of them are a failure.
+    pub(crate) async fn exchange(
+        &self,
+        mut command: Command,
+        input: Vec<u8>,
+        limit: usize,
+    ) -> Result<Vec<u8>, Failure> {
+        command.stdin(Stdio::piped());
+        let mut process = self
+            .processes
+            .spawn(&mut command)
+            .map_err(|error| cannot_run(&error))?;
+        let pipes = (
+            process.child.stdin.take(),
+            process.child.stdout.take(),
+            process.child.stderr.take(),
+        );
+        let mut answer = Vec::new();
+        let (_, taken, stderr) = tokio::join!(
+            feed(pipes.0, input),
+            take(pipes.1, |bytes| {
+                answer.extend_from_slice(bytes);
+                Ok(answer.len() <= limit)
+            }),
+            read(pipes.2)
+        );
+        finished(&mut process, taken, &stderr).await?;
+        Ok(answer)
+    }
+
+    /// Runs a git that is given something to read, and writes what it answers to a file. False if that came to more
+    /// than `limit` bytes.
+    pub(crate) async fn save(
+        &self,
+        mut command: Command,
+        input: Vec<u8>,
+        file: &mut std::fs::File,
+        limit: u64,
+    ) -> Result<bool, Failure> {
+        command.stdin(Stdio::piped());
+        let mut process = self
+            .processes
+            .spawn(&mut command)
+            .map_err(|error| cannot_run(&error))?;
+        let pipes = (
+            process.child.stdin.take(),
+            process.child.stdout.take(),
+            process.child.stderr.take(),
+        );
+        let mut length = 0;
+        let (_, taken, stderr) = tokio::join!(
+            feed(pipes.0, input),
+            take(pipes.1, |bytes| {
+                length += bytes.len() as u64;
+                if length <= limit {
+                    file.write_all(bytes)?;
+                }
+                Ok(length <= limit)
+            }),
+            read(pipes.2)
+        );
+        if length > limit {
+            process.kill_group();
+            return Ok(false);
+        }
+        finished(&mut process, taken, &stderr).await?;
+        Ok(true)
+    }
+
     /// Runs a git to its end.
     pub(crate) async fn run(&self, mut command: Command) -> Result<Output, Failure> {
         let mut process = self
@@ -195,12 +266,7 @@ macro_rules! args {
 /// A failure of git that nothing more is known about.
 pub(crate) fn git_failed(output: &Output) -> Failure {
     if output.stderr.contains("No space left on device") {
-        return Failure::new(
-            "sandbox.disk_full",
-            "the sandbox's disk is full",
-            "Give the sandbox more disk, or clone less history.",
-        )
-        .with_diagnosis(output.lines());
+        return disk_full().with_diagnosis(output.lines());
     }
     let last = output
         .stderr
@@ -214,6 +280,62 @@ pub(crate) fn git_failed(output: &Output) -> Failure {
         "Read the diagnosis; if the repository looks right, run the session again.",
     )
     .with_diagnosis(output.lines())
+}
+
+/// An end of git before it has read all is told by its exit code.
+async fn feed(pipe: Option<ChildStdin>, input: Vec<u8>) -> Option<()> {
+    let mut pipe = pipe?;
+    pipe.write_all(&input).await.ok()?;
+    pipe.shutdown().await.ok()
+}
+
+/// Hands on what a git writes, until it ends or no more is wanted. False in the latter case.
+async fn take<R: AsyncRead + Unpin>(
+    pipe: Option<R>,
+    mut more: impl FnMut(&[u8]) -> io::Result<bool>,
+) -> io::Result<bool> {
+    let Some(mut pipe) = pipe else { return Ok(true) };
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        let length = pipe.read(&mut buffer).await?;
+        if length == 0 {
+            return Ok(true);
+        }
+        if !more(&buffer[..length])? {
+            return Ok(false);
+        }
+    }
+}
+
+/// Waits for a git whose output was taken.
+async fn finished(process: &mut Process, taken: io::Result<bool>, stderr: &[u8]) -> Result<(), Failure> {
+    if !matches!(taken, Ok(true)) {
+        process.kill_group();
+    }
+    let status = process.wait().await.map_err(|error| cannot_run(&error))?;
+    match taken {
+        Ok(true) if status.success() => Ok(()),
+        Ok(true) => Err(git_failed(&Output {
+            status,
+            stdout: String::new(),
+            stderr: lossy(stderr),
+        })),
+        Ok(false) => Err(Failure::new(
+            "repository.git_failed",
+            "git answers with more than can be read",
+            "The repository has too many changed files at once: let `.gitignore` name what is generated.",
+        )),
+        Err(error) if error.kind() == io::ErrorKind::StorageFull => Err(disk_full()),
+        Err(error) => Err(cannot_run(&error)),
+    }
+}
+
+fn disk_full() -> Failure {
+    Failure::new(
+        "sandbox.disk_full",
+        "the sandbox's disk is full",
+        "Give the sandbox more disk, or clone less history.",
+    )
 }
 
 fn cannot_run(error: &std::io::Error) -> Failure {

@@ -19,6 +19,12 @@ pub(crate) struct Work {
     pub(crate) published: bool,
 }
 
+/// Whether there is anything that the agent did not commit. Of a clone that is damaged nothing can be kept.
+pub(crate) async fn has_changes(git: &Git, checkout: &Checkout) -> bool {
+    let status = args!(git.inside(&checkout.directory), "status", "--porcelain");
+    git.answer(status).await.is_ok_and(|status| !status.is_empty())
+}
+
 /// Commits what the agent changed and forgot to commit. What is ignored stays out.
 pub(crate) async fn commit_leftovers(
     git: &Git,

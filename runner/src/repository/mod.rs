@@ -6,8 +6,8 @@ mod leftovers;
 mod preflight;
 mod push;
 
-pub(crate) use checkout::{Checkout, Remotely, clone};
-pub(crate) use git::Git;
-pub(crate) use leftovers::{Work, commit_leftovers, inspect};
-pub(crate) use preflight::preflight;
-pub(crate) use push::Pusher;
+pub(crate) use checkout::{Checkout, Remotely, clone, meet};
+pub(crate) use git::{Git, args, git_failed, identify};
+pub(crate) use leftovers::{Work, commit_leftovers, has_changes, inspect};
+pub(crate) use preflight::{preflight, refused};
+pub(crate) use push::{Pusher, shallow};

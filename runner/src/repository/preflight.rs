@@ -26,7 +26,7 @@ pub(crate) async fn preflight(gateway: &Gateway, service: Service) -> Result<(),
                 (PAUSE * waits).min(LONGEST_PAUSE)
             }
             Err(error) => {
-                let failure = failure(&error, service);
+                let failure = refused(&error, service);
                 tries += 1;
                 if !failure.retryable || tries == TRIES {
                     return Err(failure);
@@ -38,7 +38,8 @@ pub(crate) async fn preflight(gateway: &Gateway, service: Service) -> Result<(),
     }
 }
 
-fn failure(error: &GatewayError, service: Service) -> Failure {
+/// What a request for the repository that went wrong means.
+pub(crate) fn refused(error: &GatewayError, service: Service) -> Failure {
     let GatewayError::Refused { status, code, text } = error else {
         return Failure::new(
             "repository.unreachable",
@@ -92,7 +93,7 @@ mod tests {
 
     use super::*;
 
-    fn refused(status: u16, code: Option<&str>, text: &str) -> GatewayError {
+    fn refusal(status: u16, code: Option<&str>, text: &str) -> GatewayError {
         let status = StatusCode::from_u16(status).unwrap();
         GatewayError::Refused {
             status,
@@ -103,12 +104,12 @@ mod tests {
 
     #[test]
     fn the_gateways_code_and_words_are_handed_on() {
-        let error = refused(
+        let error = refusal(
             404,
             Some("repository.not_found"),
             "fabrica: acme/gone does not exist\n",
         );
-        let told = failure(&error, Service::UploadPack);
+        let told = refused(&error, Service::UploadPack);
         assert_eq!(
             (told.code.as_str(), told.cause.as_str()),
             ("repository.not_found", "acme/gone does not exist")
@@ -118,11 +119,11 @@ mod tests {
 
     #[test]
     fn without_a_code_the_status_says_what_it_is() {
-        let code = |status, service| failure(&refused(status, None, ""), service).code;
+        let code = |status, service| refused(&refusal(status, None, ""), service).code;
         assert_eq!(code(401, Service::UploadPack), "repository.denied");
         assert_eq!(code(403, Service::ReceivePack), "push.denied");
         assert_eq!(code(404, Service::UploadPack), "repository.not_found");
-        let away = failure(&refused(502, None, ""), Service::UploadPack);
+        let away = refused(&refusal(502, None, ""), Service::UploadPack);
         assert!(away.code == "repository.unreachable" && away.retryable && away.cause.contains("502"));
     }
 }

@@ -3,22 +3,22 @@
 //! The agent may have written anything into its clone's configuration. So the token never meets that: the push is
 //! made from a fresh directory that only borrows the clone's objects, after every other process is dead.
 
-use std::fs::{DirBuilder, OpenOptions};
+use std::fs::DirBuilder;
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use fabrica_core::clock::{Entropy as _, SystemEntropy};
 use fabrica_core::failure::Failure;
 use fabrica_core::protocol::Pushed;
-use rustix::fs::OFlags;
 use tokio::process::Command;
 use tokio::time::{Instant, sleep};
 
 use super::checkout::Checkout;
 use super::git::{Git, Output, args, git_failed};
 use super::preflight::preflight;
+use crate::distrusted;
 use crate::environment::Token;
 use crate::gateway::{Gateway, Service};
 
@@ -141,12 +141,9 @@ impl Pusher<'_> {
 
 /// The ends of a shallow clone. The file is the agent's: it may be a link to what only the runner can read, so
 /// neither links nor anything but object names are taken.
-fn shallow(path: &Path) -> io::Result<Option<Vec<u8>>> {
-    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits();
-    let flags = i32::try_from(flags).map_err(io::Error::other)?;
-    let file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
-        Ok(file) if file.metadata()?.is_file() => file,
-        Ok(_) => return Err(io::Error::other("its list of shallow commits is no file")),
+pub(crate) fn shallow(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    let file = match distrusted::open(path) {
+        Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     };

@@ -11,7 +11,7 @@ use crate::support::{AGENT_TOKEN, End, Moment, SESSION, Sandbox, Trouble, until}
 const BRANCH: &str = "fabrica/5c0ffee0";
 
 /// A sandbox with a program named `claude`.
-fn sandbox_with(program: &str) -> Sandbox {
+pub(crate) fn sandbox_with(program: &str) -> Sandbox {
     let mut sandbox = Sandbox::new("");
     sandbox.job.agent = Agent::Claude;
     let directory = sandbox.path("bin");
@@ -36,7 +36,7 @@ fn replay(fixture: &str, end: &str) -> String {
     )
 }
 
-fn used(end: &End) -> Usage {
+pub(crate) fn used(end: &End) -> Usage {
     end.events
         .iter()
         .fold(Usage::default(), |sum, event| match &event.event {
@@ -74,8 +74,18 @@ async fn it_is_called_as_the_facts_say_and_its_stream_is_reported() {
     ] {
         assert!(arguments.contains(expected), "{expected:?} in {arguments}");
     }
+    // A flag follows, since the one before takes any number of values.
+    let servers = sandbox.path("workspace/.fabrica/servers.json");
+    let settings = sandbox.path("workspace/.fabrica/settings.json");
+    let files = format!(
+        "--mcp-config\n{}\n--settings\n{}\n--append-system-prompt-file\n",
+        servers.display(),
+        settings.display()
+    );
+    assert!(arguments.contains(&files), "{files} in {arguments}");
     let briefing = read(".fabrica/instructions.md");
     assert!(briefing.contains("Do not push") && briefing.contains("`test -f done.txt`"));
+    assert!(briefing.contains("call the tool `escalate`") && briefing.contains("decide yourself"));
     assert_eq!(
         sandbox.gateway.artifact("claude-transcript.jsonl").unwrap(),
         "{\"n\":1}\n"

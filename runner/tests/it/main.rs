@@ -7,6 +7,8 @@
     reason = "a test fails by panicking"
 )]
 
+mod asking;
+mod checkpoint;
 mod claude;
 mod distrust;
 mod flood;

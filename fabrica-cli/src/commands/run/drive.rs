@@ -5,15 +5,17 @@ use std::time::Duration;
 use fabrica_cli::assembly::Assembly;
 use fabrica_core::ids::SessionId;
 use fabrica_core::message::MessageKind;
-use fabrica_core::orchestrator::{SessionUpdate, Shutdown, Submission};
+use fabrica_core::orchestrator::{AnswerSubmission, SessionUpdate, Shutdown, Submission};
 use fabrica_core::ports::StoreError;
 use fabrica_core::session::SessionStatus;
 use futures::stream::BoxStream;
 use futures::{FutureExt as _, StreamExt as _};
 use serde_json::json;
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
+use super::super::answer;
 use super::interrupt::Interrupts;
 use crate::exit::Exit;
 use crate::json;
@@ -42,6 +44,28 @@ pub(crate) struct Driven {
     pub(crate) status: SessionStatus,
     pub(crate) report: Report,
     took: Duration,
+    seen: Seen,
+}
+
+/// How far a session has been shown.
+#[derive(Debug, Clone, Copy, Default)]
+struct Seen {
+    messages: u64,
+    transcript: u64,
+}
+
+impl Seen {
+    /// Whether it is new; then it counts as seen.
+    fn takes(&mut self, update: &SessionUpdate) -> bool {
+        let (last, sequence) = match update {
+            SessionUpdate::Session(_) => return true,
+            SessionUpdate::Message(message) => (&mut self.messages, message.sequence),
+            SessionUpdate::Transcript(entry) => (&mut self.transcript, entry.sequence),
+        };
+        let new = sequence > *last;
+        *last = sequence.max(*last);
+        new
+    }
 }
 
 type Updates = BoxStream<'static, Result<SessionUpdate, StoreError>>;
@@ -57,18 +81,70 @@ impl Drive<'_> {
         self.follow(session, interrupts).await
     }
 
-    /// Works on a session until it is settled.
+    /// Works on a session until it is settled. Whenever its agent asks something, whoever sits at the terminal is asked.
     pub(crate) async fn follow(
         self,
         session: SessionId,
         interrupts: &mut Interrupts,
     ) -> Result<Driven, Problem> {
-        let begun = Instant::now();
-        let orchestrator = &self.assembly.orchestrator;
         if !self.json {
             self.ui
                 .say(&self.ui.styled(Style::Bold, &format!("session {session}")));
         }
+        let mut driven = self
+            .follow_on(session, Report::default(), Seen::default(), interrupts)
+            .await?;
+        let mut took = driven.took;
+        while driven.status == SessionStatus::Escalated
+            && !self.json
+            && self.answer(session, interrupts).await?
+        {
+            let (report, seen) = (driven.report, driven.seen);
+            driven = self.follow_on(session, report, seen, interrupts).await?;
+            took += driven.took;
+        }
+        driven.took = took;
+        Ok(driven)
+    }
+
+    /// Asks the person at the terminal; whether there is an answer now.
+    async fn answer(self, session: SessionId, interrupts: &mut Interrupts) -> Result<bool, Problem> {
+        let store = self.assembly.orchestrator.store();
+        let row = store.session(session).await?;
+        let row = row.ok_or(StoreError::NoSuchSession(session))?;
+        let open = answer::open_question(store, &row).await?;
+        let ui = self.ui;
+        // A thread of its own: one that waits for a person must keep neither the signals nor the end of the process waiting.
+        let (asked, (give, given)) = (open.clone(), oneshot::channel());
+        std::thread::spawn(move || give.send(answer::ask(&asked, ui)));
+        let answered = tokio::select! {
+            given = given => given,
+            () = interrupts.next() => return Ok(false),
+        };
+        // Without a thread there is no answer.
+        let Some(text) = answered.unwrap_or(Ok(None))? else {
+            return Ok(false);
+        };
+        let submission = AnswerSubmission {
+            session,
+            question: Some(open.id),
+            text: answer::chosen(&open, &text),
+            by: answer::user(),
+            plan: None,
+        };
+        self.assembly.orchestrator.answer(submission).await?;
+        Ok(true)
+    }
+
+    async fn follow_on(
+        self,
+        session: SessionId,
+        report: Report,
+        seen: Seen,
+        interrupts: &mut Interrupts,
+    ) -> Result<Driven, Problem> {
+        let begun = Instant::now();
+        let orchestrator = &self.assembly.orchestrator;
         let shutdown = Shutdown::default();
         let updates = orchestrator.watch(session).await?;
         let work = {
@@ -80,7 +156,8 @@ impl Drive<'_> {
             session,
             shutdown,
             live: (!self.json).then(|| Live::new(self.ui)),
-            report: Report::default(),
+            report,
+            seen,
             begun,
             interrupted: 0,
         };
@@ -95,6 +172,7 @@ struct Following<'a> {
     shutdown: Shutdown,
     live: Option<Live>,
     report: Report,
+    seen: Seen,
     begun: Instant,
     interrupted: u32,
 }
@@ -153,10 +231,14 @@ impl Following<'_> {
             status,
             report: self.report,
             took: self.begun.elapsed(),
+            seen: self.seen,
         })
     }
 
     fn show(&mut self, update: &SessionUpdate) {
+        if !self.seen.takes(update) {
+            return;
+        }
         if self.drive.json {
             self.drive.ui.data(&json::update(update).to_string());
         }
@@ -252,7 +334,13 @@ pub(crate) fn conclude(driven: &Driven, ui: Ui, json: bool) -> Exit {
     if let Some(problem) = problem {
         ui.problem(&problem);
     }
-    if matches!(exit, Exit::Escalated | Exit::Failure) && driven.report.agent_worked {
+    if exit == Exit::Escalated {
+        ui.say(&format!(
+            "hint: `fabrica answer {id}` shows the question and takes the answer; then `fabrica resume {id}` goes on",
+            id = driven.session.short()
+        ));
+    }
+    if exit == Exit::Failure && driven.report.agent_worked {
         ui.say(&format!(
             "hint: `fabrica show {} --transcript` tells what the agent did",
             driven.session.short()

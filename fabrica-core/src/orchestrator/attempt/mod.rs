@@ -165,7 +165,7 @@ impl Attempt {
             fence: self.fence(),
             runner_token: start.runner_token,
             agent_token: start.agent_token,
-            job: sandbox::job(&self.inner.options, plan, self.fence()),
+            job: sandbox::job(&self.inner.options, plan, &self.claimed),
             repository: plan.repository.clone(),
             sink: sink.clone(),
         }
@@ -196,7 +196,7 @@ impl Attempt {
                 tokio::join!(publishing, self.clean_up(worked, Rest::Nothing)).0
             }
             (other, _) => {
-                let end = outcome::end(&self.inner, &self.claimed, other);
+                let end = outcome::end(&self.inner, &self.claimed, plan, other);
                 let keep =
                     matches!(end.0, AttemptEnd::Failed(_)) && !self.inner.options.keep_failed.is_zero();
                 let rest = if keep { Rest::Container } else { Rest::Nothing };

@@ -15,10 +15,14 @@ use super::{Attempt, Signals};
 use crate::message::{MessageContent, MessageKind};
 use crate::plan::Plan;
 use crate::ports::runtime::{ContainerChange, ContainerName, Observation, RuntimeError};
-use crate::protocol::RunnerEvent;
+use crate::protocol::{HEARTBEAT, RunnerEvent};
 
 /// How often the engine is asked although it reports changes by itself.
 const OBSERVE_EVERY: Duration = Duration::from_secs(15);
+/// A runner that has nothing to report is heard of this often all the same; a moment is for the way.
+const MISSED: Duration = HEARTBEAT.saturating_add(Duration::from_secs(1));
+/// A sandbox whose runner has not been heard of for so long is silent as a whole, not only its agent.
+const SILENT: Duration = HEARTBEAT.saturating_mul(3);
 /// How many of the container's last lines a failure carries.
 pub(super) const LOG_LINES: usize = 30;
 
@@ -221,6 +225,9 @@ impl Stalls {
                 sleep((patience / 4).max(Duration::from_millis(10))).await;
             } else if Instant::now() < due {
                 sleep_until(due).await;
+            } else if (MISSED..SILENT).contains(&signs.contact.elapsed()) {
+                // The runner may be late, or may be silent too: that shows in a moment.
+                sleep_until(signs.contact + SILENT).await;
             } else {
                 if self.tell(signs.contact).await {
                     told = Some(signs.event);
@@ -232,7 +239,7 @@ impl Stalls {
 
     async fn tell(&self, contact: Instant) -> bool {
         let patience = self.inner.options.stall_after;
-        let sandbox = contact.elapsed() >= patience;
+        let sandbox = contact.elapsed() >= SILENT;
         let (who, hint) = if sandbox {
             (
                 "sandbox",

@@ -47,6 +47,8 @@ pub(super) fn claimed(plan: &str, attempt: u32) -> Claimed {
         lease: LeaseNumber::new(1),
         resumed: None,
         reported: None,
+        checkpoint: None,
+        answered: None,
     }
 }
 

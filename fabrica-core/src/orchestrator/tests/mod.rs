@@ -1,5 +1,6 @@
 //! The orchestration against fakes (whole sessions) and against mocks (every step that can fail).
 
+mod asking;
 mod failures;
 mod recovery;
 mod sessions;
@@ -48,7 +49,16 @@ impl Rig {
         options: Options,
         forge: Option<MockForge>,
     ) -> Self {
-        let store = Arc::new(FakeStore::default());
+        Self::over(FakeStore::default(), director, options, forge)
+    }
+
+    fn over(
+        store: FakeStore,
+        director: impl Fn(&Job) -> Script + Send + Sync + 'static,
+        options: Options,
+        forge: Option<MockForge>,
+    ) -> Self {
+        let store = Arc::new(store);
         let sandbox = Arc::new(FakeSandbox::new(director));
         let mut builder = Orchestrator::builder(store.clone(), sandbox.clone(), sandbox.clone(), options);
         if let Some(forge) = forge {

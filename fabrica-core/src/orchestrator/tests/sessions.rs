@@ -197,31 +197,6 @@ async fn the_wall_limit_ends_a_session_and_keeps_its_commits() {
 }
 
 #[tokio::test]
-async fn an_escalation_leaves_the_session_waiting_with_its_question() {
-    let script = |_: &Job| {
-        let event = RunnerEvent::Escalation {
-            question: "Which database?".into(),
-            options: vec!["PostgreSQL".into(), "SQLite".into()],
-            context: String::new(),
-        };
-        Script {
-            events: vec![event],
-            end: ScriptEnd::Exit(0),
-        }
-    };
-    let rig = Rig::new(script);
-    let ended = rig.run(PLAN).await;
-    assert_eq!(ended.status(), SessionStatus::Escalated);
-    assert_eq!(ended.last().kind, MessageKind::Escalation);
-    assert_eq!(ended.told("options")[1], "SQLite");
-    rig.orchestrator.cancel(ended.session.id).await.unwrap();
-    assert_eq!(
-        rig.finish(ended.session.id).await.status(),
-        SessionStatus::Cancelled
-    );
-}
-
-#[tokio::test]
 async fn usage_and_transcript_are_kept_and_watched() {
     let script = |job: &Job| {
         let entry = crate::protocol::TranscriptEntry {

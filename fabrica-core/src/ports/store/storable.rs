@@ -2,11 +2,13 @@
 
 use serde_json::{Map, Value};
 
-use super::{AttemptEnd, AttemptStart, EventRecord, NewArtifact, NewMessage, NewSession};
+use super::{
+    AttemptEnd, AttemptStart, EventRecord, NewAnswer, NewArtifact, NewMessage, NewQuestion, NewSession,
+};
 use crate::failure::Failure;
 use crate::ids::WorkerId;
 use crate::message::MessageContent;
-use crate::protocol::TranscriptEntry;
+use crate::protocol::{Checkpoint, Escalation, TranscriptEntry};
 
 /// What a store takes in. NUL characters, which PostgreSQL cannot hold in text, become U+FFFD, in every adapter alike:
 /// otherwise one of them in the output of a command would make a write fail for ever.
@@ -123,6 +125,50 @@ impl Storable for EventRecord {
             messages: self.messages.storable(),
             transcript: self.transcript.map(|(at, entry)| (at, entry.storable())),
             result: self.result.storable(),
+            checkpoint: self.checkpoint.storable(),
+            ..self
+        }
+    }
+}
+
+impl Storable for Checkpoint {
+    fn storable(self) -> Self {
+        Self {
+            reference: self.reference.storable(),
+            commit: self.commit.storable(),
+            head: self.head.storable(),
+            ..self
+        }
+    }
+}
+
+impl Storable for Escalation {
+    fn storable(self) -> Self {
+        Self {
+            question: self.question.storable(),
+            options: self.options.storable(),
+            context: self.context.storable(),
+            ..self
+        }
+    }
+}
+
+impl Storable for NewQuestion {
+    fn storable(self) -> Self {
+        Self {
+            escalation: self.escalation.storable(),
+            ..self
+        }
+    }
+}
+
+impl Storable for NewAnswer {
+    fn storable(self) -> Self {
+        Self {
+            text: self.text.storable(),
+            by: self.by.storable(),
+            plan: self.plan.map(|(spec, content)| (spec, content.storable())),
+            message: self.message.storable(),
             ..self
         }
     }
@@ -153,6 +199,7 @@ impl Storable for AttemptEnd {
     fn storable(self) -> Self {
         match self {
             Self::Failed(failure) => Self::Failed(failure.storable()),
+            Self::Escalated(question) => Self::Escalated(question.storable()),
             Self::Lost {
                 failure,
                 delay,

@@ -11,10 +11,10 @@ use crate::ports::runtime::{Bind, Tmpfs};
 /// A memory file system takes files, runs them, and has its size.
 pub async fn a_memory_file_system_is_writable_executable_and_limited(rig: &Rig) {
     let mut spec = rig.shell(
-        "for d in /tmp /home/agent; do printf '#!/bin/sh\\necho ran in $1\\n' >$d/run && chmod +x $d/run && \
+        "for d in /tmp /fabrica/home; do printf '#!/bin/sh\\necho ran in $1\\n' >$d/run && chmod +x $d/run && \
          $d/run $d || exit 1; head -c 3000000 /dev/zero >$d/big && echo no limit; done; :",
     );
-    spec.tmpfs = ["/tmp", "/home/agent"]
+    spec.tmpfs = ["/tmp", "/fabrica/home"]
         .map(|path| Tmpfs {
             container: path.to_owned(),
             size: 2 << 20,
@@ -22,7 +22,7 @@ pub async fn a_memory_file_system_is_writable_executable_and_limited(rig: &Rig) 
         .into();
     let log = rig.output(&spec).await;
     assert!(
-        log.contains(&"ran in /tmp".to_owned()) && log.contains(&"ran in /home/agent".to_owned()),
+        log.contains(&"ran in /tmp".to_owned()) && log.contains(&"ran in /fabrica/home".to_owned()),
         "{log:?}"
     );
     assert!(!log.contains(&"no limit".to_owned()), "{log:?}");

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::fixture::{
     LONG, Subject, all_messages, assert_no_gaps, claim, claim_until, created, created_as, event, lost,
-    lost_without_counting, message, new_session, request, running, texts,
+    lost_without_counting, message, new_session, question, request, running, texts,
 };
 use crate::failure::Failure;
 use crate::ports::StoreError;
@@ -20,7 +20,7 @@ pub async fn every_end_sets_its_status(store: Subject) {
             SessionStatus::Failed,
         ),
         (AttemptEnd::Cancelled, SessionStatus::Cancelled),
-        (AttemptEnd::Escalated, SessionStatus::Escalated),
+        (AttemptEnd::Escalated(question()), SessionStatus::Escalated),
         (lost(LONG), SessionStatus::Pending),
     ];
     for (end, status) in ends {
@@ -208,7 +208,7 @@ pub async fn cancelling_depends_on_the_status(store: Subject) {
 
     let escalated = running(&store).await;
     store
-        .finish_attempt(escalated, AttemptEnd::Escalated, vec![])
+        .finish_attempt(escalated, AttemptEnd::Escalated(question()), vec![])
         .await
         .unwrap();
     let outcome = store

@@ -11,11 +11,11 @@ use crate::failure::Failure;
 use crate::ids::{Fence, SessionId, WorkerId};
 use crate::message::{Message, MessageContent, MessageKind, NewMessage};
 use crate::ports::store::{
-    AttemptEnd, AttemptStart, ClaimLimits, ClaimRequest, Claimed, EventRecord, NewArtifact, NewSession,
-    Notice,
+    AttemptEnd, AttemptStart, ClaimLimits, ClaimRequest, Claimed, EventRecord, NewArtifact, NewQuestion,
+    NewSession, Notice,
 };
 use crate::ports::{Store, StoreError};
-use crate::protocol::TranscriptEntry;
+use crate::protocol::{Escalation, TranscriptEntry, Urgency};
 use crate::secrets::TokenHash;
 
 /// Long enough for every case.
@@ -156,6 +156,20 @@ pub(super) fn lost_without_counting() -> AttemptEnd {
     }
 }
 
+/// A question that waits for ever.
+pub(super) fn question() -> NewQuestion {
+    NewQuestion {
+        id: ids().question(),
+        escalation: Escalation {
+            question: "Which region?".into(),
+            options: vec!["eu".into(), "us".into()],
+            context: "Both have room.".into(),
+            urgency: Urgency::High,
+        },
+        deadline: None,
+    }
+}
+
 pub(super) async fn all_messages(store: &Subject, session: SessionId) -> Vec<Message> {
     store.messages(session, 0, 100_000).await.unwrap()
 }
@@ -247,7 +261,7 @@ pub(super) async fn assert_every_write_is_refused(store: &Subject, id: SessionId
         let ends = [
             AttemptEnd::Completed,
             AttemptEnd::Cancelled,
-            AttemptEnd::Escalated,
+            AttemptEnd::Escalated(question()),
             lost(Duration::ZERO),
         ];
         for end in ends {

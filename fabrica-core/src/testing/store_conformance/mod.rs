@@ -21,14 +21,18 @@
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
+    clippy::panic,
     clippy::missing_panics_doc,
     reason = "a conformance case is a test, and a test panics where a promise is broken"
 )]
 
+mod asking;
+mod checkpointing;
 mod claiming;
 mod creating;
 mod finishing;
 mod fixture;
+mod giving_up;
 mod limiting;
 mod noticing;
 mod reading;
@@ -38,9 +42,12 @@ mod taking_over;
 mod taking_turns;
 mod texts;
 
+pub use self::asking::*;
+pub use self::checkpointing::*;
 pub use self::claiming::*;
 pub use self::creating::*;
 pub use self::finishing::*;
+pub use self::giving_up::*;
 pub use self::limiting::*;
 pub use self::noticing::*;
 pub use self::reading::*;
@@ -123,6 +130,30 @@ macro_rules! for_each_store_case {
             attempts_that_count_are_used_up,
             a_lost_attempt_of_a_cancelled_session_is_cancelled_next,
             cancelling_depends_on_the_status,
+            a_question_is_stored_with_the_end_of_its_attempt,
+            a_refused_end_stores_no_question,
+            an_answer_is_accepted_once,
+            one_of_many_answers_is_accepted,
+            an_answer_meets_only_questions_that_were_asked,
+            a_cancelled_session_waits_for_no_answer,
+            an_answer_loses_or_wins_against_a_cancellation,
+            an_amended_plan_is_the_next_version,
+            an_answer_brings_an_attempt_of_its_own,
+            an_answered_question_is_handed_on,
+            only_the_newest_question_counts,
+            an_answer_makes_the_session_claimable,
+            questions_go_with_their_session,
+            nul_characters_of_questions_and_answers_are_replaced,
+            hostile_questions_and_answers_come_back_byte_for_byte,
+            a_checkpoint_is_handed_on_with_its_attempt,
+            the_newest_checkpoint_counts,
+            checkpoints_are_recorded_once_beside_everything_else,
+            a_reminder_is_due_after_half_the_time,
+            a_reminder_is_sent_once,
+            a_question_is_given_up_once_and_only_after_its_deadline,
+            an_answer_or_the_deadline_wins,
+            what_no_longer_waits_is_not_due,
+            the_earliest_deadline_is_due_first,
             every_message_is_noticed_once,
             claimable_sessions_are_noticed,
             a_request_to_cancel_is_noticed,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use chrono::DateTime;
 
-use super::fixture::{LONG, Subject, all_messages, artifact, created, entry, event, running};
+use super::fixture::{LONG, Subject, all_messages, artifact, created, entry, event, question, running};
 use crate::failure::Failure;
 use crate::ids::{Fence, SessionId};
 use crate::ports::store::{AttemptEnd, EventRecord, Reaped, Retention, SessionFilter};
@@ -149,7 +149,7 @@ pub async fn old_artifacts_are_reaped_in_batches(store: Subject) {
 /// Only the operator's ages count, and only from the end of a session.
 pub async fn what_is_young_or_not_over_is_not_reaped(store: Subject) {
     let young = ended(&store, AttemptEnd::Completed).await;
-    let escalated = ended(&store, AttemptEnd::Escalated).await;
+    let escalated = ended(&store, AttemptEnd::Escalated(question())).await;
     let lost = ended(&store, super::fixture::lost(LONG)).await;
     let pending = created(&store).await;
     let runs = full(&store).await.session;

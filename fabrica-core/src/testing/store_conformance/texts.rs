@@ -3,13 +3,29 @@
 use serde_json::{Value, json};
 
 use super::fixture::{
-    LONG, Subject, all_messages, claim, created_as, entry, event, ids, message, new_session,
+    LONG, Subject, all_messages, claim, created_as, entry, event, ids, message, new_session, question,
 };
 use crate::failure::Failure;
 use crate::ids::WorkerId;
 use crate::message::{MessageContent, NewMessage};
-use crate::ports::store::{AttemptEnd, AttemptStart, Created, EventRecord, NewArtifact, NewSession};
+use crate::ports::store::{
+    AttemptEnd, AttemptStart, Created, EventRecord, NewAnswer, NewArtifact, NewQuestion, NewSession, Question,
+};
+use crate::protocol::{Checkpoint, Escalation, Urgency};
 use crate::secrets::TokenHash;
+use crate::session::Spec;
+
+/// Texts that mean something to somebody.
+const HOSTILE: [&str; 8] = [
+    "'; drop table sessions; --",
+    "{\"a\": [1, 2], \"b\": \"}{\"}",
+    "\\u0000 \\x00 \\\\ $1 %s ?1 :name {}",
+    "\u{1}\u{7}\u{1b}[31mred\u{1b}[0m\u{7f}",
+    "\u{FFFF}\u{10FFFF}\u{202E}\u{200B}e\u{301}",
+    "a,b\t\"c\"\r\n{NULL,\"}",
+    "",
+    "   ",
+];
 
 /// The largest plan, with every line ending.
 pub async fn a_large_plan_comes_back_byte_for_byte(store: Subject) {
@@ -31,17 +47,7 @@ pub async fn a_large_plan_comes_back_byte_for_byte(store: Subject) {
 
 /// No text is syntax.
 pub async fn hostile_texts_come_back_byte_for_byte(store: Subject) {
-    let hostile = [
-        "'; drop table sessions; --",
-        "{\"a\": [1, 2], \"b\": \"}{\"}",
-        "\\u0000 \\x00 \\\\ $1 %s ?1 :name {}",
-        "\u{1}\u{7}\u{1b}[31mred\u{1b}[0m\u{7f}",
-        "\u{FFFF}\u{10FFFF}\u{202E}\u{200B}e\u{301}",
-        "a,b\t\"c\"\r\n{NULL,\"}",
-        "",
-        "   ",
-    ];
-    for text in hostile {
+    for text in HOSTILE {
         let mut said = message(text);
         said.content = said.content.with(
             text,
@@ -171,4 +177,82 @@ pub async fn nul_characters_are_replaced_and_never_refused(store: Subject) {
         store.artifact(id, nul).await.unwrap().as_deref(),
         Some(nul.as_bytes())
     );
+}
+
+/// A question, its answer and the checkpoint before it, all of the same text.
+async fn asked_with(store: &Subject, text: &str) -> (Question, Checkpoint, Spec) {
+    let id = created_as(store, new_session()).await;
+    let fence = claim(store, LONG).await.fence();
+    let checkpoint = Checkpoint {
+        reference: text.into(),
+        commit: text.into(),
+        head: text.into(),
+        conversation: true,
+    };
+    let record = EventRecord {
+        checkpoint: Some(checkpoint),
+        ..event(1)
+    };
+    store.record(fence, vec![record]).await.unwrap();
+    let new = NewQuestion {
+        escalation: Escalation {
+            question: text.into(),
+            options: vec![text.into(), String::new()],
+            context: text.into(),
+            urgency: Urgency::Normal,
+        },
+        ..question()
+    };
+    store
+        .finish_attempt(fence, AttemptEnd::Escalated(new), vec![message(text)])
+        .await
+        .unwrap();
+    let answer = NewAnswer {
+        session: id,
+        question: None,
+        text: text.into(),
+        by: Some(text.into()),
+        plan: Some((ids().spec(), text.into())),
+        message: message(text),
+    };
+    store.answer(answer).await.unwrap();
+    let claimed = claim(store, LONG).await;
+    let answered = claimed.answered.unwrap();
+    assert_eq!(
+        store.questions(id).await.unwrap(),
+        std::slice::from_ref(&answered)
+    );
+    (answered, claimed.checkpoint.unwrap().1, claimed.spec)
+}
+
+fn assert_all_are(text: &str, (question, checkpoint, spec): (Question, Checkpoint, Spec)) {
+    let escalation = question.escalation;
+    assert_eq!(
+        (escalation.question.as_str(), escalation.context.as_str()),
+        (text, text)
+    );
+    assert_eq!(escalation.options, [text, ""]);
+    let answer = question.answer.unwrap();
+    assert_eq!((answer.text.as_str(), answer.by.as_deref()), (text, Some(text)));
+    assert_eq!(
+        [
+            &*checkpoint.reference,
+            &*checkpoint.commit,
+            &*checkpoint.head,
+            &*spec.content
+        ],
+        [text; 4]
+    );
+}
+
+/// What people ask and answer is no syntax either.
+pub async fn hostile_questions_and_answers_come_back_byte_for_byte(store: Subject) {
+    for text in HOSTILE {
+        assert_all_are(text, asked_with(&store, text).await);
+    }
+}
+
+/// As everywhere else.
+pub async fn nul_characters_of_questions_and_answers_are_replaced(store: Subject) {
+    assert_all_are("a\u{FFFD}b", asked_with(&store, "a\0b").await);
 }

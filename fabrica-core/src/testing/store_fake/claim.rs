@@ -145,6 +145,8 @@ fn hold(
         lease: record.lease,
         resumed,
         reported: reported(record),
+        checkpoint: record.checkpoint.clone(),
+        answered: record.answered(),
     })
 }
 

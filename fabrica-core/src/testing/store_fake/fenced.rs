@@ -2,6 +2,7 @@
 
 use chrono::{DateTime, Utc};
 
+use super::asking;
 use super::state::{Record, later};
 use crate::ids::Fence;
 use crate::message::NewMessage;
@@ -67,6 +68,9 @@ fn record_one(record: &mut Record, event: EventRecord, now: DateTime<Utc>) -> Ve
             entry,
         });
     }
+    if let Some(checkpoint) = event.checkpoint {
+        record.checkpoint = Some((record.session.attempt, checkpoint));
+    }
     if let Some(usage) = event.usage {
         record.session.usage = record.session.usage.plus(usage);
     }
@@ -81,15 +85,15 @@ fn record_one(record: &mut Record, event: EventRecord, now: DateTime<Utc>) -> Ve
 pub(super) fn finish(
     record: &mut Record,
     fence: Fence,
-    end: &AttemptEnd,
+    end: AttemptEnd,
     messages: Vec<NewMessage>,
     now: DateTime<Utc>,
 ) -> Result<(SessionStatus, Vec<Notice>), StoreError> {
-    let status = match end {
+    let status = match &end {
         AttemptEnd::Completed => SessionStatus::Completed,
         AttemptEnd::Failed(_) => SessionStatus::Failed,
         AttemptEnd::Cancelled => SessionStatus::Cancelled,
-        AttemptEnd::Escalated => SessionStatus::Escalated,
+        AttemptEnd::Escalated(_) => SessionStatus::Escalated,
         AttemptEnd::Lost { counts: false, .. } if record.uncounted < MAX_UNCOUNTED_ATTEMPTS => {
             record.uncounted += 1;
             record.max_attempts += 1;
@@ -100,10 +104,13 @@ pub(super) fn finish(
         }
         AttemptEnd::Lost { .. } => SessionStatus::Pending,
     };
-    record.run_at = match end {
+    record.run_at = match &end {
         AttemptEnd::Lost { delay, .. } if !record.session.cancel_requested => later(now, *delay),
         _ => now,
     };
+    if let AttemptEnd::Escalated(question) = end {
+        asking::ask(record, fence, question, now);
+    }
     record.latest().finished = status != SessionStatus::Pending;
     record.set_status(status, now);
     let mut notices = add_messages(record, messages, now);

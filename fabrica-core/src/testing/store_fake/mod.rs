@@ -1,5 +1,6 @@
 //! An in-memory [`Store`]: what it keeps is gone with it, otherwise it keeps every promise of the port.
 
+mod asking;
 mod claim;
 mod fenced;
 mod reap;
@@ -18,12 +19,12 @@ use tokio_stream::wrappers::BroadcastStream;
 
 use self::state::{Record, State};
 use crate::clock::{Clock, Entropy, IdSource, SystemClock, SystemEntropy};
-use crate::ids::{Fence, MessageId, SessionId, WorkerId};
+use crate::ids::{Fence, MessageId, QuestionId, SessionId, WorkerId};
 use crate::message::{Message, NewMessage};
 use crate::ports::store::{
-    AttemptEnd, AttemptStart, CancelOutcome, ClaimRequest, Claimed, Created, EventRecord, NewArtifact,
-    NewSession, Notice, Reaped, Recorded, Retention, SessionFilter, SessionState, Storable, Store,
-    StoreError, StoredTranscript,
+    Answered, AttemptEnd, AttemptStart, CancelOutcome, ClaimRequest, Claimed, Created, Due, EventRecord,
+    NewAnswer, NewArtifact, NewSession, Notice, Question, Reaped, Recorded, Retention, SessionFilter,
+    SessionState, Storable, Store, StoreError, StoredTranscript,
 };
 use crate::secrets::TokenHash;
 use crate::session::{Session, SessionStatus, Spec};
@@ -243,12 +244,40 @@ impl Store for FakeStore {
         let (status, notices) = fenced::finish(
             self.state().fenced(fence)?,
             fence,
-            &end.storable(),
+            end.storable(),
             messages.storable(),
             self.now(),
         )?;
         self.tell(notices);
         Ok(status)
+    }
+
+    async fn answer(&self, answer: NewAnswer) -> Result<Answered, StoreError> {
+        let (answered, notices) = asking::answer(&mut self.state(), answer.storable(), self.now())?;
+        self.tell(notices);
+        Ok(answered)
+    }
+
+    async fn questions(&self, session: SessionId) -> Result<Vec<Question>, StoreError> {
+        Ok(asking::questions(&self.state(), session))
+    }
+
+    async fn due_questions(&self, limit: u32) -> Result<Vec<(Question, Due)>, StoreError> {
+        Ok(asking::due(&self.state(), limit, self.now()))
+    }
+
+    async fn remind(&self, question: QuestionId, message: NewMessage) -> Result<bool, StoreError> {
+        let notice = asking::remind(&mut self.state(), question, message.storable(), self.now());
+        let reminded = notice.is_some();
+        self.tell(notice);
+        Ok(reminded)
+    }
+
+    async fn give_up(&self, question: QuestionId, message: NewMessage) -> Result<bool, StoreError> {
+        let notice = asking::give_up(&mut self.state(), question, message.storable(), self.now());
+        let given_up = notice.is_some();
+        self.tell(notice);
+        Ok(given_up)
     }
 
     async fn request_cancel(&self, id: SessionId, message: NewMessage) -> Result<CancelOutcome, StoreError> {

@@ -6,13 +6,14 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::Value;
 
+use super::asking::Asked;
 use crate::ids::{AttemptNumber, Fence, LeaseNumber, SessionId};
 use crate::message::{Message, NewMessage};
 use crate::ports::store::{
     AttemptStart, CancelOutcome, Created, IDEMPOTENCY_WINDOW, NewSession, Notice, SessionFilter,
     SessionState, StoreError, StoredTranscript,
 };
-use crate::protocol::Usage;
+use crate::protocol::{Checkpoint, Usage};
 use crate::secrets::TokenHash;
 use crate::session::{Session, SessionEvent, SessionStatus, Spec};
 
@@ -39,6 +40,9 @@ pub(super) struct Record {
     pub(super) transcript: Vec<StoredTranscript>,
     pub(super) attempts: Vec<Attempt>,
     pub(super) artifacts: BTreeMap<String, Vec<u8>>,
+    /// Oldest first; only the last one can be open.
+    pub(super) questions: Vec<Asked>,
+    pub(super) checkpoint: Option<(AttemptNumber, Checkpoint)>,
 }
 
 #[derive(Debug, Default)]
@@ -168,6 +172,8 @@ impl Record {
             transcript: Vec::new(),
             attempts: Vec::new(),
             artifacts: BTreeMap::new(),
+            questions: Vec::new(),
+            checkpoint: None,
         };
         record.add_message(new.message, now);
         record
@@ -256,6 +262,7 @@ impl Record {
         if let Ok(status) = self.session.status.after(SessionEvent::Cancelled) {
             self.set_status(status, now);
         }
+        self.close_questions();
         notices.push(self.add_message(message, now));
         (CancelOutcome::Cancelled, notices)
     }

@@ -94,6 +94,13 @@ impl SessionSink for RecordingSink {
         }
         Ok(())
     }
+
+    async fn artifact(&self, name: &str) -> Result<Option<Vec<u8>>, SinkError> {
+        self.fails()?;
+        let artifacts = self.artifacts.lock().unwrap();
+        let newest = artifacts.iter().rfind(|(known, _)| known == name);
+        Ok(newest.map(|(_, content)| content.clone()))
+    }
 }
 
 /// A gateway, its directory, and one session.
@@ -240,6 +247,8 @@ pub(crate) fn access(attempt: u32, repository: &Repository, sink: &Arc<Recording
             cost_usd: None,
             committer: Identity::default(),
             depth: None,
+            checkpoint_seconds: None,
+            resume: None,
         },
         repository: repository.clone(),
         sink: sink.clone(),

@@ -5,17 +5,20 @@ use std::time::Duration;
 
 use chrono::DateTime;
 use fabrica_core::failure::Failure;
-use fabrica_core::ids::{AttemptNumber, Fence, LeaseNumber, MessageId, SessionId, WorkerId};
+use fabrica_core::ids::{AttemptNumber, Fence, LeaseNumber, MessageId, QuestionId, SessionId, WorkerId};
 use fabrica_core::message::{MessageContent, MessageKind, NewMessage};
 use fabrica_core::ports::store::{
-    AttemptEnd, AttemptStart, ClaimLimits, ClaimRequest, EventRecord, NewArtifact, NewSession, Retention,
+    AttemptEnd, AttemptStart, ClaimLimits, ClaimRequest, Deadline, EventRecord, NewAnswer, NewArtifact,
+    NewQuestion, NewSession, OnDeadline, Retention,
 };
-use fabrica_core::protocol::{TranscriptEntry, Usage};
+use fabrica_core::protocol::{Checkpoint, Escalation, TranscriptEntry, Urgency, Usage};
 use fabrica_core::secrets::TokenHash;
 use serde_json::json;
 
 use super::outcome::Outcome;
-use super::step::{Back, ClaimChoice, CreateChoice, End, EventChoice, FenceChoice, Skew, Step};
+use super::step::{
+    AnswerChoice, Back, ClaimChoice, CreateChoice, End, EventChoice, FenceChoice, Skew, Step, Wait,
+};
 use crate::support::{ids, new_session};
 
 /// No lease runs out and no delay passes while a sequence is tried.
@@ -34,6 +37,10 @@ pub(super) enum Call {
     SetPullRequest(Fence, String),
     Finish(Fence, AttemptEnd, Vec<NewMessage>),
     Cancel(SessionId, NewMessage),
+    Answer(NewAnswer),
+    Remind(QuestionId, NewMessage),
+    GiveUp(QuestionId, NewMessage),
+    Due(u32),
     MarkRead(MessageId),
     Reap(Retention, u32),
     Messages(SessionId, u64, u32),
@@ -60,6 +67,8 @@ pub(super) struct World {
     /// Those of them that may still write.
     live: Vec<Fence>,
     messages: Vec<MessageId>,
+    /// Those that were asked, or nearly.
+    questions: Vec<QuestionId>,
     /// The last event of each attempt that is stored.
     acknowledged: HashMap<(SessionId, AttemptNumber), u64>,
     /// For numbering what has to differ.
@@ -119,9 +128,14 @@ impl World {
             }
             Step::Finish(fence, end, messages) => {
                 let fence = self.fence(fence)?;
-                Call::Finish(fence, attempt_end(*end), self.messages("ended", *messages))
+                let end = self.attempt_end(*end);
+                Call::Finish(fence, end, self.messages("ended", *messages))
             }
             Step::Cancel(back) => Call::Cancel(one(&self.sessions, *back)?, self.message("cancelled")),
+            Step::Answer(choice) => Call::Answer(self.answer(choice)?),
+            Step::Remind(back) => Call::Remind(one(&self.questions, *back)?, self.message("remember")),
+            Step::GiveUp(back) => Call::GiveUp(one(&self.questions, *back)?, self.message("given up")),
+            Step::Due(limit) => Call::Due(*limit),
             Step::MarkRead(back) => Call::MarkRead(one(&self.messages, *back)?),
             Step::Reap(ages, limit) => reap(*ages, *limit),
             Step::Messages(back, after, limit) => Call::Messages(one(&self.sessions, *back)?, *after, *limit),
@@ -249,8 +263,69 @@ impl World {
                 result: choice
                     .result
                     .then(|| json!({"summary": self.made, "event": number})),
+                checkpoint: choice.checkpoint.map(|with| self.checkpoint(number, with)),
             })
             .collect()
+    }
+
+    fn checkpoint(&self, number: u64, conversation: bool) -> Checkpoint {
+        Checkpoint {
+            reference: format!("refs/{}", self.made),
+            commit: format!("commit {number}"),
+            head: format!("head {number}"),
+            conversation,
+        }
+    }
+
+    fn question(&mut self, wait: Wait) -> NewQuestion {
+        let id = ids().question();
+        self.questions.push(id);
+        let after = match wait {
+            Wait::ForEver => None,
+            Wait::Long => Some(LONG),
+            Wait::NotAtAll => Some(Duration::ZERO),
+        };
+        NewQuestion {
+            id,
+            escalation: Escalation {
+                question: format!("question {}", self.made),
+                options: vec!["yes".into(), "no".into()],
+                context: String::new(),
+                urgency: Urgency::Low,
+            },
+            deadline: after.map(|after| Deadline {
+                after,
+                then: OnDeadline::Proceed,
+            }),
+        }
+    }
+
+    fn answer(&mut self, choice: &AnswerChoice) -> Option<NewAnswer> {
+        Some(NewAnswer {
+            session: one(&self.sessions, choice.session)?,
+            question: choice.question.and_then(|back| one(&self.questions, back)),
+            text: format!("answer {}", self.made),
+            by: choice.by_name.then(|| "ada".to_owned()),
+            plan: choice
+                .plan
+                .then(|| (ids().spec(), format!("# Amended plan {}", self.made))),
+            message: self.message("answered"),
+        })
+    }
+
+    fn attempt_end(&mut self, end: End) -> AttemptEnd {
+        let failure = || Failure::new("runtime.lost", "the container is gone", "Wait.");
+        match end {
+            End::Completed => AttemptEnd::Completed,
+            End::Failed => AttemptEnd::Failed(failure()),
+            End::Cancelled => AttemptEnd::Cancelled,
+            End::Escalated(wait) => AttemptEnd::Escalated(self.question(wait)),
+            End::Lost { waits, counts } => AttemptEnd::Lost {
+                failure: failure(),
+                delay: if waits { LONG } else { Duration::ZERO },
+                counts,
+            },
+        }
     }
 
     fn entry(&self) -> TranscriptEntry {
@@ -260,21 +335,6 @@ impl World {
             summary: format!("line {}", self.made),
             detail: serde_json::Map::new(),
         }
-    }
-}
-
-fn attempt_end(end: End) -> AttemptEnd {
-    let failure = || Failure::new("runtime.lost", "the container is gone", "Wait.");
-    match end {
-        End::Completed => AttemptEnd::Completed,
-        End::Failed => AttemptEnd::Failed(failure()),
-        End::Cancelled => AttemptEnd::Cancelled,
-        End::Escalated => AttemptEnd::Escalated,
-        End::Lost { waits, counts } => AttemptEnd::Lost {
-            failure: failure(),
-            delay: if waits { LONG } else { Duration::ZERO },
-            counts,
-        },
     }
 }
 

@@ -8,7 +8,9 @@ use chrono::DateTime;
 use fabrica_core::ids::{Fence, MessageId, SessionId};
 use fabrica_core::message::{Message, MessageKind};
 use fabrica_core::ports::Store;
-use fabrica_core::ports::store::{Claimed, SessionFilter, SessionState, StoreError};
+use fabrica_core::ports::store::{
+    Answer, Answered, Claimed, Question, SessionFilter, SessionState, StoreError,
+};
 use fabrica_core::session::{Session, SessionStatus, Spec};
 use sqlx::types::Uuid;
 
@@ -68,6 +70,20 @@ pub(super) async fn of(store: &dyn Store, call: &Call) -> Outcome {
         Call::SetPullRequest(fence, url) => told(store.set_pull_request(fence, &url).await),
         Call::Finish(fence, end, messages) => told(store.finish_attempt(fence, end, messages).await),
         Call::Cancel(id, message) => told(store.request_cancel(id, message).await),
+        Call::Answer(new) => told(store.answer(new).await.map(|answered| match answered {
+            Answered::Accepted(asked) => Answered::Accepted(question(asked)),
+            Answered::Already(asked) => Answered::Already(question(asked)),
+        })),
+        Call::Remind(id, message) => told(store.remind(id, message).await),
+        Call::GiveUp(id, message) => told(store.give_up(id, message).await),
+        Call::Due(limit) => {
+            let due = store.due_questions(limit).await;
+            told(due.map(|due| {
+                due.into_iter()
+                    .map(|(asked, due)| (question(asked), due))
+                    .collect::<Vec<_>>()
+            }))
+        }
         Call::MarkRead(id) => told(store.mark_read(id).await),
         Call::Reap(retention, limit) => told(store.reap(&retention, limit).await),
         Call::Messages(id, after, limit) => {
@@ -98,6 +114,7 @@ fn claimed(answer: Result<Vec<Claimed>, StoreError>) -> Outcome {
                 age: Duration::ZERO,
                 ..resumed
             }),
+            answered: one.answered.map(question),
             ..one
         };
         writeln!(text, "{shown:#?}").expect("a text takes any text");
@@ -122,6 +139,18 @@ fn spec(spec: Spec) -> Spec {
     Spec {
         created_at: DateTime::UNIX_EPOCH,
         ..spec
+    }
+}
+
+fn question(question: Question) -> Question {
+    Question {
+        asked_at: DateTime::UNIX_EPOCH,
+        deadline: question.deadline.map(|_| DateTime::UNIX_EPOCH),
+        answer: question.answer.map(|answer| Answer {
+            at: DateTime::UNIX_EPOCH,
+            ..answer
+        }),
+        ..question
     }
 }
 
@@ -174,6 +203,7 @@ async fn belongings(store: &dyn Store, id: SessionId, text: &mut String) -> Resu
         .map(message)
         .collect();
     let specs: Vec<_> = store.specs(id).await?.into_iter().map(spec).collect();
+    let questions: Vec<_> = store.questions(id).await?.into_iter().map(question).collect();
     let states = store
         .session_states(&[id])
         .await?
@@ -190,7 +220,7 @@ async fn belongings(store: &dyn Store, id: SessionId, text: &mut String) -> Resu
     let states: Vec<_> = states.collect();
     writeln!(
         text,
-        "{messages:#?} {specs:#?} {states:#?} {transcript:#?} {artifacts:?}"
+        "{questions:#?} {messages:#?} {specs:#?} {states:#?} {transcript:#?} {artifacts:?}"
     )
     .expect("a text takes any text");
     Ok(())

@@ -24,12 +24,30 @@ pub(super) enum Skew {
     Nobody,
 }
 
+/// How long a question waits.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Wait {
+    ForEver,
+    Long,
+    NotAtAll,
+}
+
+/// Of a session, one that is newest or not, or another session's.
+#[derive(Debug, Clone)]
+pub(super) struct AnswerChoice {
+    pub(super) session: Back,
+    /// None is the open one.
+    pub(super) question: Option<Back>,
+    pub(super) by_name: bool,
+    pub(super) plan: bool,
+}
+
 #[derive(Debug, Clone, Copy)]
 pub(super) enum End {
     Completed,
     Failed,
     Cancelled,
-    Escalated,
+    Escalated(Wait),
     Lost { waits: bool, counts: bool },
 }
 
@@ -40,6 +58,8 @@ pub(super) struct EventChoice {
     pub(super) transcript: bool,
     pub(super) usage: bool,
     pub(super) result: bool,
+    /// Whether it has the conversation.
+    pub(super) checkpoint: Option<bool>,
 }
 
 #[derive(Debug, Clone)]
@@ -77,6 +97,10 @@ pub(super) enum Step {
     SetPullRequest(FenceChoice),
     Finish(FenceChoice, End, usize),
     Cancel(Back),
+    Answer(AnswerChoice),
+    Remind(Back),
+    GiveUp(Back),
+    Due(u32),
     MarkRead(Back),
     /// Sessions, transcripts, artifacts: whether they are kept for long, for no time, or for ever.
     Reap([Option<bool>; 3], u32),
@@ -99,7 +123,7 @@ fn end() -> impl Strategy<Value = End> {
         2 => Just(End::Completed),
         1 => Just(End::Failed),
         1 => Just(End::Cancelled),
-        1 => Just(End::Escalated),
+        4 => prop_oneof![Just(Wait::ForEver), Just(Wait::Long), Just(Wait::NotAtAll)].prop_map(End::Escalated),
         9 => (prop::bool::weighted(0.2), any::<bool>()).prop_map(|(waits, counts)| End::Lost { waits, counts }),
     ]
 }
@@ -153,12 +177,29 @@ fn event() -> impl Strategy<Value = EventChoice> {
         any::<bool>(),
         prop::bool::weighted(0.2),
         prop::bool::weighted(0.4),
+        option::weighted(0.2, any::<bool>()),
     )
-        .prop_map(|(messages, transcript, usage, result)| EventChoice {
+        .prop_map(|(messages, transcript, usage, result, checkpoint)| EventChoice {
             messages,
             transcript,
             usage,
             result,
+            checkpoint,
+        })
+}
+
+fn answer() -> impl Strategy<Value = AnswerChoice> {
+    (
+        0_usize..5,
+        option::weighted(0.4, 0_usize..4),
+        any::<bool>(),
+        prop::bool::weighted(0.3),
+    )
+        .prop_map(|(session, question, by_name, plan)| AnswerChoice {
+            session,
+            question,
+            by_name,
+            plan,
         })
 }
 
@@ -179,6 +220,10 @@ pub(super) fn step() -> impl Strategy<Value = Step> {
         1 => fence().prop_map(Step::SetPullRequest),
         5 => (fence(), end(), 0_usize..2).prop_map(|(fence, end, messages)| Step::Finish(fence, end, messages)),
         2 => (0_usize..6).prop_map(Step::Cancel),
+        4 => answer().prop_map(Step::Answer),
+        1 => (0_usize..3).prop_map(Step::Remind),
+        1 => (0_usize..3).prop_map(Step::GiveUp),
+        1 => prop_oneof![Just(1_u32), Just(100)].prop_map(Step::Due),
         1 => (0_usize..9).prop_map(Step::MarkRead),
         1 => ([age(), age(), age()], prop_oneof![Just(1_u32), Just(2), Just(100)])
             .prop_map(|(ages, limit)| Step::Reap(ages, limit)),

@@ -104,7 +104,7 @@ impl Gateway {
         let router = Router::new()
             .route("/session/job", get(job))
             .route("/session/events", post(events))
-            .route("/session/artifacts/{name}", put(artifact))
+            .route("/session/artifacts/{name}", put(artifact).get(stored))
             .route("/git/{*path}", any(repository))
             .route("/model/v1/messages", post(model))
             .layer(axum::extract::DefaultBodyLimit::disable())
@@ -157,13 +157,23 @@ impl Gateway {
         self.state.lock().unwrap().events.clone()
     }
 
+    /// Begins another attempt: its events are numbered from 1.
+    pub(crate) fn forget_events(&self) {
+        self.state.lock().unwrap().events.clear();
+    }
+
+    /// Loses what was stored.
+    pub(crate) fn forget_artifacts(&self) {
+        self.state.lock().unwrap().artifacts.clear();
+    }
+
     /// What was stored under a name.
     pub(crate) fn artifact(&self, name: &str) -> Option<Bytes> {
         let state = self.state.lock().unwrap();
         state
             .artifacts
             .iter()
-            .find(|artifact| artifact.0 == name)
+            .rfind(|artifact| artifact.0 == name)
             .map(|artifact| artifact.1.clone())
     }
 
@@ -320,6 +330,20 @@ async fn artifact(
     }
     gateway.state.lock().unwrap().artifacts.push((name, body));
     StatusCode::NO_CONTENT.into_response()
+}
+
+async fn stored(
+    State(gateway): State<Arc<Gateway>>,
+    UrlPath(name): UrlPath<String>,
+    headers: HeaderMap,
+) -> Response {
+    if !authorised(&headers, RUNNER_TOKEN) {
+        return StatusCode::UNAUTHORIZED.into_response();
+    }
+    match gateway.artifact(&name) {
+        Some(content) => content.into_response(),
+        None => StatusCode::NOT_FOUND.into_response(),
+    }
 }
 
 async fn repository(State(gateway): State<Arc<Gateway>>, request: Request) -> Response {

@@ -13,7 +13,9 @@ use std::time::Duration;
 use fabrica_core::failure::Failure;
 use fabrica_core::ids::{AttemptNumber, SessionId};
 use fabrica_core::plan::Agent;
-use fabrica_core::protocol::{Envelope, Identity, Job, JobResult, Pushed, RunnerEvent};
+use fabrica_core::protocol::{
+    Checkpoint, Envelope, Escalation, Identity, Job, JobResult, Pushed, Resume, RunnerEvent,
+};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
@@ -70,6 +72,8 @@ impl Sandbox {
                 email: "fabrica@example.com".into(),
             },
             depth: Some(50),
+            checkpoint_seconds: None,
+            resume: None,
         };
         let gateway = Gateway::start(root.join("run/gateway.sock"), root.join("repositories"));
         Self {
@@ -128,6 +132,26 @@ impl Sandbox {
         Running {
             child: command.spawn().unwrap(),
         }
+    }
+
+    /// Prepares another attempt in a fresh sandbox, by another agent if a script is given.
+    pub(crate) fn resume(&mut self, resume: Resume, script: Option<&str>) {
+        for name in ["workspace", "home"] {
+            std::fs::remove_dir_all(self.path(name)).unwrap();
+            std::fs::create_dir(self.path(name)).unwrap();
+        }
+        self.gateway.forget_events();
+        self.job.attempt = AttemptNumber::new(2);
+        self.job.resume = Some(resume);
+        if let Some(script) = script {
+            self.job.agent = Agent::Command(vec!["sh".into(), "-c".into(), script.into()]);
+        }
+    }
+
+    /// What git says about the remote.
+    pub(crate) fn ask_remote(&self, arguments: &[&str]) -> String {
+        let output = self.git_in_remote(arguments);
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
     }
 
     /// Runs the runner to its end.
@@ -256,6 +280,19 @@ impl End {
         }
     }
 
+    /// The question that the attempt ended with.
+    pub(crate) fn asked(&self) -> &Escalation {
+        match &self.last().event {
+            RunnerEvent::Escalation(question) => question,
+            other => panic!("it should have asked: {other:?}"),
+        }
+    }
+
+    /// The checkpoints, oldest first.
+    pub(crate) fn checkpoints(&self) -> Vec<&Checkpoint> {
+        checkpoints(&self.events)
+    }
+
     fn last(&self) -> &Envelope {
         let numbers: Vec<u64> = self.events.iter().map(|event| event.seq).collect();
         let expected: Vec<u64> = (1..=self.events.len() as u64).collect();
@@ -283,6 +320,15 @@ impl End {
             .map(|line| line.as_str().unwrap_or_default().to_owned())
             .collect()
     }
+}
+
+/// The checkpoints among events, oldest first.
+pub(crate) fn checkpoints(events: &[Envelope]) -> Vec<&Checkpoint> {
+    let made = events.iter().filter_map(|event| match &event.event {
+        RunnerEvent::Checkpoint(checkpoint) => Some(checkpoint),
+        _ => None,
+    });
+    made.collect()
 }
 
 /// Waits until something holds.

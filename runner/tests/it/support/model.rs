@@ -1,5 +1,6 @@
-//! A model that asks for one shell command a turn. It is stateless: the number of its own messages in the request is
-//! the turn.
+//! A model that plays a script: each turn is a shell command, or a JSON list of the tools to call. It is stateless: the
+//! number of its own messages in the request is the turn. Turns that begin with `subagent:` are for those whose prompt
+//! says that they are one.
 
 use std::fmt::Write as _;
 
@@ -13,36 +14,57 @@ pub(crate) fn answer(script: &[String], request: &[u8]) -> Response {
         return StatusCode::BAD_REQUEST.into_response();
     };
     let messages = request["messages"].as_array().cloned().unwrap_or_default();
+    let subagent = messages
+        .first()
+        .is_some_and(|message| message.to_string().contains("YOU-ARE-A-SUBAGENT"));
+    let script: Vec<&str> = script
+        .iter()
+        .filter_map(|turn| match (turn.strip_prefix("subagent:"), subagent) {
+            (Some(turn), true) => Some(turn),
+            (None, false) => Some(turn.as_str()),
+            _ => None,
+        })
+        .collect();
     let turn = messages
         .iter()
         .filter(|message| message["role"] == "assistant")
         .count();
-    let (start, delta, reason) = match script.get(turn) {
-        Some(command) => (
-            json!({"type": "tool_use", "id": format!("toolu_{turn}"), "name": "Bash", "input": {}}),
-            json!({"type": "input_json_delta", "partial_json": json!({"command": command, "description": "Work"}).to_string()}),
-            "tool_use",
-        ),
-        None => (
+    let tools: Vec<Value> = match script.get(turn) {
+        Some(calls) if calls.starts_with('[') => serde_json::from_str(calls).unwrap(),
+        Some(command) => vec![json!({"name": "Bash", "input": {"command": command, "description": "Work"}})],
+        None => vec![],
+    };
+    let prefix = if subagent { "s" } else { "m" };
+    let mut blocks: Vec<(Value, Value)> = tools
+        .iter()
+        .enumerate()
+        .map(|(index, tool)| {
+            (
+                json!({"type": "tool_use", "id": format!("toolu_{prefix}{turn}_{index}"), "name": tool["name"], "input": {}}),
+                json!({"type": "input_json_delta", "partial_json": tool["input"].to_string()}),
+            )
+        })
+        .collect();
+    let reason = if blocks.is_empty() { "end_turn" } else { "tool_use" };
+    if blocks.is_empty() {
+        blocks.push((
             json!({"type": "text", "text": ""}),
             json!({"type": "text_delta", "text": "Everything is done."}),
-            "end_turn",
-        ),
-    };
+        ));
+    }
     let usage = json!({"input_tokens": 100, "output_tokens": 1, "cache_creation_input_tokens": 0, "cache_read_input_tokens": 0});
     let message = json!({
-        "id": format!("msg_{turn}"), "type": "message", "role": "assistant", "model": request["model"],
+        "id": format!("msg_{prefix}{turn}"), "type": "message", "role": "assistant", "model": request["model"],
         "content": [], "stop_reason": null, "stop_sequence": null, "usage": usage,
     });
-    let end = json!({"type": "message_delta", "delta": {"stop_reason": reason, "stop_sequence": null}, "usage": {"output_tokens": 20}});
-    let events = [
-        json!({"type": "message_start", "message": message}),
-        json!({"type": "content_block_start", "index": 0, "content_block": start}),
-        json!({"type": "content_block_delta", "index": 0, "delta": delta}),
-        json!({"type": "content_block_stop", "index": 0}),
-        end,
-        json!({"type": "message_stop"}),
-    ];
+    let mut events = vec![json!({"type": "message_start", "message": message})];
+    for (index, (start, delta)) in blocks.into_iter().enumerate() {
+        events.push(json!({"type": "content_block_start", "index": index, "content_block": start}));
+        events.push(json!({"type": "content_block_delta", "index": index, "delta": delta}));
+        events.push(json!({"type": "content_block_stop", "index": index}));
+    }
+    events.push(json!({"type": "message_delta", "delta": {"stop_reason": reason, "stop_sequence": null}, "usage": {"output_tokens": 20}}));
+    events.push(json!({"type": "message_stop"}));
     let mut body = String::new();
     for event in events {
         let kind = event["type"].as_str().unwrap_or_default();

@@ -1,0 +1,322 @@
+//! Questions to people, and what the next attempt gets to know.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use tokio::time::sleep;
+
+use super::super::asking::look_after;
+use super::*;
+use crate::clock::{Clock, SystemClock, SystemEntropy};
+use crate::ports::store::Answered;
+use crate::protocol::{Checkpoint, Escalation, Resume, Urgency};
+
+fn checkpoint(job: &Job, number: u32) -> Checkpoint {
+    Checkpoint {
+        reference: job.checkpoint_reference(),
+        commit: format!("{number:040}"),
+        head: "f".repeat(40),
+        conversation: true,
+    }
+}
+
+fn question() -> Escalation {
+    Escalation {
+        question: "Which of the two tables?".into(),
+        options: vec!["orders".into(), "invoices".into()],
+        context: "Both have the column.".into(),
+        urgency: Urgency::High,
+    }
+}
+
+fn asks(job: &Job) -> Script {
+    Script {
+        events: vec![
+            RunnerEvent::Started {
+                runner: "fake".into(),
+            },
+            RunnerEvent::Checkpoint(checkpoint(job, 1)),
+            RunnerEvent::Escalation(question()),
+        ],
+        end: ScriptEnd::Exit(0),
+    }
+}
+
+/// The machine's clock, put forward by as many seconds as the test says.
+#[derive(Debug, Clone, Default)]
+struct Forward(Arc<AtomicI64>);
+
+impl Clock for Forward {
+    fn now(&self) -> DateTime<Utc> {
+        SystemClock.now() + TimeDelta::seconds(self.0.load(Ordering::SeqCst))
+    }
+}
+
+/// What each attempt was told.
+type Told = Arc<Mutex<Vec<Option<Resume>>>>;
+
+/// Asks in its first attempts, as often as that, then completes.
+fn asks_first(times: u32) -> (Rig, Told) {
+    let (rig, told, _) = asks_by(times);
+    (rig, told)
+}
+
+/// The same, with a store whose clock can be put forward.
+fn asks_by(times: u32) -> (Rig, Told, Forward) {
+    let (told, clock) = (Told::default(), Forward::default());
+    let seen = told.clone();
+    let director = move |job: &Job| {
+        seen.lock().unwrap().push(job.resume.clone());
+        if job.attempt.get() <= times {
+            asks(job)
+        } else {
+            Script::completes(job)
+        }
+    };
+    let store = FakeStore::new(Arc::new(clock.clone()), Arc::new(SystemEntropy));
+    (Rig::over(store, director, options(), None), told, clock)
+}
+
+fn answer(session: SessionId, text: &str) -> AnswerSubmission {
+    AnswerSubmission {
+        session,
+        question: None,
+        text: text.into(),
+        by: "Ada".into(),
+        plan: None,
+    }
+}
+
+#[tokio::test]
+async fn a_question_waits_without_a_sandbox_and_its_answer_goes_on_with_the_work() {
+    let (rig, told) = asks_first(2);
+    let waiting = rig.run(PLAN).await;
+    assert_eq!(waiting.status(), SessionStatus::Escalated);
+    assert_eq!(waiting.last().kind, MessageKind::Escalation);
+    assert_eq!(waiting.last().content.message, "Which of the two tables?");
+    assert_eq!(waiting.told("urgency"), "high");
+    let id = waiting.session.id;
+    let open = rig.store.questions(id).await.unwrap();
+    assert_eq!(waiting.told("questionId"), open[0].id.to_string().as_str());
+
+    for text in ["orders", "invoices"] {
+        let answered = rig.orchestrator.answer(answer(id, text)).await.unwrap();
+        assert!(matches!(answered, Answered::Accepted(_)), "{answered:?}");
+        let again = rig
+            .orchestrator
+            .answer(answer(id, "something else"))
+            .await
+            .unwrap();
+        assert!(matches!(again, Answered::Already(_)), "{again:?}");
+        rig.finish(id).await;
+    }
+    let ended = rig.finish(id).await;
+    assert_eq!(ended.status(), SessionStatus::Completed);
+    // Two attempts are what a session has; those that follow an answer come on top.
+    assert_eq!(ended.session.attempt.get(), 3);
+    let told = told.lock().unwrap();
+    assert_eq!(told[0], None);
+    for (resume, text) in told[1..].iter().zip(["orders", "invoices"]) {
+        let resume = resume.as_ref().unwrap();
+        assert_eq!(resume.checkpoint.as_ref().unwrap().commit, format!("{:040}", 1));
+        assert!(
+            resume.prompt.contains("Ada answers:") && resume.prompt.contains(text),
+            "{resume:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_answer_may_bring_a_new_version_of_the_plan_for_the_same_repository() {
+    let (rig, told) = asks_first(1);
+    let id = rig.run(PLAN).await.session.id;
+    let other = "---\nrepo: https://git.example.com/acme/other.git\n---\n# Say hello\n";
+    let with = |plan: &str| AnswerSubmission {
+        plan: Some(plan.into()),
+        ..answer(id, "See the plan.")
+    };
+    let refused = rig.orchestrator.answer(with(other)).await.unwrap_err();
+    assert_eq!(refused.code(), "answer.other_repository");
+    let broken = rig.orchestrator.answer(with("---\nrepo: 7")).await.unwrap_err();
+    assert!(broken.code().starts_with("plan."), "{broken}");
+    let amended = PLAN.replace("In the log.", "On the console.");
+    rig.orchestrator.answer(with(&amended)).await.unwrap();
+    assert_eq!(rig.finish(id).await.status(), SessionStatus::Completed);
+    let versions = rig.store.specs(id).await.unwrap();
+    assert_eq!(
+        versions
+            .iter()
+            .map(|spec| spec.content.as_str())
+            .collect::<Vec<_>>(),
+        [PLAN, amended.as_str()]
+    );
+    let prompt = told.lock().unwrap()[1].clone().unwrap().prompt;
+    assert!(prompt.contains("On the console."), "{prompt}");
+}
+
+#[tokio::test]
+async fn what_is_no_answer_is_refused_and_the_question_stays_open() {
+    let (rig, _) = asks_first(1);
+    let id = rig.run(PLAN).await.session.id;
+    for (submission, code) in [
+        (answer(id, " \n"), "answer.empty"),
+        (answer(id, &"x".repeat(MAX_ANSWER_BYTES + 1)), "answer.too_long"),
+        (
+            AnswerSubmission {
+                by: "\u{1b}[2J".into(),
+                ..answer(id, "orders")
+            },
+            "answer.name_invalid",
+        ),
+    ] {
+        let refused = rig.orchestrator.answer(submission).await.unwrap_err();
+        assert_eq!(refused.code(), code);
+    }
+    assert_eq!(rig.store.questions(id).await.unwrap()[0].answer, None);
+}
+
+#[tokio::test]
+async fn a_lost_sandbox_is_followed_by_one_that_goes_on_from_its_checkpoint() {
+    let told = Told::default();
+    let seen = told.clone();
+    let rig = Rig::new(move |job| {
+        seen.lock().unwrap().push(job.resume.clone());
+        if job.attempt.get() == 1 {
+            Script {
+                events: vec![
+                    RunnerEvent::Checkpoint(checkpoint(job, 1)),
+                    RunnerEvent::Checkpoint(checkpoint(job, 2)),
+                ],
+                end: ScriptEnd::Vanish,
+            }
+        } else {
+            Script::completes(job)
+        }
+    });
+    assert_eq!(rig.run(PLAN).await.status(), SessionStatus::Completed);
+    let resume = told.lock().unwrap()[1].clone().unwrap();
+    assert_eq!(resume.checkpoint.unwrap().commit, format!("{:040}", 2));
+    assert!(resume.prompt.contains("was lost"), "{}", resume.prompt);
+}
+
+/// The answer is told again only to an agent whose conversation does not hold it.
+#[tokio::test]
+async fn an_answer_is_not_told_twice() {
+    let told = Told::default();
+    let seen = told.clone();
+    let rig = Rig::new(move |job| {
+        seen.lock().unwrap().push(job.resume.clone());
+        match job.attempt.get() {
+            1 => asks(job),
+            2 => Script {
+                events: vec![RunnerEvent::Started {
+                    runner: "fake".into(),
+                }],
+                end: ScriptEnd::Vanish,
+            },
+            3 => Script {
+                events: vec![RunnerEvent::Checkpoint(checkpoint(job, 3))],
+                end: ScriptEnd::Vanish,
+            },
+            _ => Script::completes(job),
+        }
+    });
+    let plan = PLAN.replace("---\n#", "limits: { attempts: 4 }\n---\n#");
+    let id = rig.run(&plan).await.session.id;
+    rig.orchestrator.answer(answer(id, "orders")).await.unwrap();
+    assert_eq!(rig.finish(id).await.status(), SessionStatus::Completed);
+    let prompts: Vec<bool> = told
+        .lock()
+        .unwrap()
+        .iter()
+        .map(|resume| {
+            resume
+                .as_ref()
+                .is_some_and(|resume| resume.prompt.contains("orders"))
+        })
+        .collect();
+    assert_eq!(prompts, [false, true, true, false]);
+}
+
+#[tokio::test]
+async fn nobody_answers_in_time() {
+    for (then, expected) in [
+        ("fail", SessionStatus::Failed),
+        ("proceed", SessionStatus::Completed),
+    ] {
+        let (rig, told, clock) = asks_by(1);
+        let plan = PLAN.replace(
+            "---\n#",
+            &format!("escalation: {{ deadline: 1m, then: {then} }}\n---\n#"),
+        );
+        let id = rig.run(&plan).await.session.id;
+        let question = rig.store.questions(id).await.unwrap().remove(0);
+        let waits = question.deadline.unwrap() - question.asked_at;
+        assert_eq!(waits.num_seconds(), 60);
+        clock.0.store(61, Ordering::SeqCst);
+        look_after(&rig.orchestrator.inner).await;
+        let ended = rig.finish(id).await;
+        assert_eq!(ended.status(), expected, "{:?}", ended.last());
+        if then == "fail" {
+            ended.assert_failed("question.unanswered");
+        } else {
+            let prompt = told.lock().unwrap()[1].clone().unwrap().prompt;
+            assert!(prompt.contains("Nobody answered in time"), "{prompt}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn whoever_waits_is_reminded_once() {
+    let (rig, _, clock) = asks_by(1);
+    let plan = PLAN.replace("---\n#", "escalation: { deadline: 1m }\n---\n#");
+    let id = rig.run(&plan).await.session.id;
+    look_after(&rig.orchestrator.inner).await;
+    let reminders = async || {
+        let messages = rig.store.messages(id, 0, 100).await.unwrap();
+        messages
+            .iter()
+            .filter(|message| message.content.metadata.get("step") == Some(&"reminder".into()))
+            .count()
+    };
+    assert_eq!(reminders().await, 0);
+    clock.0.store(31, Ordering::SeqCst);
+    for _ in 0..2 {
+        look_after(&rig.orchestrator.inner).await;
+    }
+    assert_eq!(reminders().await, 1);
+}
+
+#[tokio::test]
+async fn a_session_that_waits_can_be_cancelled_and_answered_no_more() {
+    let (rig, _) = asks_first(1);
+    let id = rig.run(PLAN).await.session.id;
+    rig.orchestrator.cancel(id).await.unwrap();
+    let refused = rig.orchestrator.answer(answer(id, "orders")).await.unwrap_err();
+    assert_eq!(refused.code(), "question.not_open");
+    assert_eq!(
+        rig.store.session(id).await.unwrap().unwrap().status,
+        SessionStatus::Cancelled
+    );
+}
+
+#[tokio::test]
+async fn a_worker_goes_on_as_soon_as_there_is_an_answer() {
+    let (rig, _) = asks_first(1);
+    let id = rig.submit(PLAN).await;
+    let shutdown = Shutdown::default();
+    let (worker, stop) = (rig.orchestrator.clone(), shutdown.clone());
+    let work = tokio::spawn(async move { worker.run(stop).await });
+    let status = async || rig.store.session(id).await.unwrap().unwrap().status;
+    while status().await != SessionStatus::Escalated {
+        sleep(Duration::from_millis(2)).await;
+    }
+    assert_eq!(rig.sandbox.containers(), 0, "a waiting session has a container");
+    rig.orchestrator.answer(answer(id, "orders")).await.unwrap();
+    while status().await != SessionStatus::Completed {
+        sleep(Duration::from_millis(2)).await;
+    }
+    shutdown.drain.cancel();
+    work.await.unwrap().unwrap();
+}

@@ -1,0 +1,39 @@
+-- Questions to people, and what attempts leave for the next one.
+
+alter table sessions
+    -- The newest checkpoint, and the attempt that made it.
+    add column checkpoint jsonb,
+    add column checkpoint_attempt integer;
+
+-- A question is open until it is answered, or closed because nobody waits for the answer any more.
+create table questions (
+    id          uuid        primary key,
+    session_id  uuid        not null references sessions (id) on delete cascade,
+    -- The attempt that ended with it.
+    attempt     integer     not null check (attempt >= 1),
+    question    text        not null,
+    -- Answers to choose from: texts.
+    options     jsonb       not null,
+    context     text        not null,
+    -- low, normal or high.
+    urgency     text        not null,
+    asked_at    timestamptz not null default now(),
+    deadline    timestamptz,
+    -- What happens then: fail or proceed.
+    on_deadline text        not null,
+    reminded_at timestamptz,
+    -- When something has to be done next: the reminder, then what happens at the deadline. Null is never.
+    due_at      timestamptz,
+    answer      text,
+    -- Null if nobody answered before the deadline.
+    answered_by text,
+    answered_at timestamptz,
+    closed_at   timestamptz,
+    check ((answer is null) = (answered_at is null)),
+    check (answered_at is null or closed_at is null)
+);
+
+create unique index questions_session_id_attempt_idx on questions (session_id, attempt);
+create unique index questions_open_idx on questions (session_id) where answered_at is null and closed_at is null;
+create index questions_due_idx on questions (due_at)
+    where due_at is not null and answered_at is null and closed_at is null;

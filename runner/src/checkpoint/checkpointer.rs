@@ -1,0 +1,219 @@
+//! When checkpoints are made, and what follows on each.
+
+use std::convert::Infallible;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use fabrica_core::failure::Failure;
+use fabrica_core::plan::Agent;
+use fabrica_core::protocol::{Checkpoint, Job, RunnerEvent};
+use tokio::sync::Mutex;
+use tokio::time::{Instant, sleep, timeout};
+use tracing::warn;
+
+use super::push::Remote;
+use super::snapshot::{Snapshot, take};
+use crate::agent::Claude;
+use crate::environment::{Environment, Token};
+use crate::gateway::{Gateway, Service};
+use crate::report::Reporter;
+use crate::repository::{Checkout, Git, preflight};
+use crate::transcript::{self, Transcript};
+
+/// How long git may take to look at the clone.
+const PATIENCE_WITH_GIT: Duration = Duration::from_mins(5);
+/// How long a checkpoint is tried while nothing presses, counted from when the gateway was away last.
+const PATIENCE: Duration = Duration::from_mins(10);
+/// The longest pause between two tries.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// The same if it was the gateway that was away.
+const AWAY_PAUSE: Duration = Duration::from_millis(200);
+
+/// The newest checkpoint.
+#[derive(Debug, Clone)]
+pub(crate) struct Last {
+    pub(crate) snapshot: Snapshot,
+    pub(crate) commit: String,
+}
+
+/// Makes checkpoints of one clone, one after the other.
+#[derive(Debug)]
+pub(crate) struct Checkpointer<'a> {
+    pub(super) git: &'a Git,
+    pub(super) gateway: &'a Gateway,
+    pub(super) agent_token: &'a Token,
+    pub(super) checkout: &'a Checkout,
+    pub(super) job: &'a Job,
+    pub(super) scratch: PathBuf,
+    pub(super) reference: String,
+    environment: &'a Environment,
+    reporter: &'a Reporter,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    last: Option<Last>,
+    remote: Remote,
+    /// What people were told was left out.
+    left_out: Vec<String>,
+    /// Whether people know that it does not work.
+    told: bool,
+}
+
+impl<'a> Checkpointer<'a> {
+    /// For a clone in which the last checkpoint, if any, was restored.
+    pub(crate) fn new(
+        (git, gateway): (&'a Git, &'a Gateway),
+        environment: &'a Environment,
+        (job, checkout): (&'a Job, &'a Checkout),
+        reporter: &'a Reporter,
+        last: Option<Last>,
+    ) -> Self {
+        Self {
+            git,
+            gateway,
+            agent_token: &environment.agent_token,
+            checkout,
+            job,
+            scratch: environment.scratch(),
+            reference: job.checkpoint_reference(),
+            environment,
+            reporter,
+            state: Mutex::new(State {
+                last,
+                ..State::default()
+            }),
+        }
+    }
+
+    /// Makes checkpoints for as long as it runs, as often as the job wants it.
+    pub(crate) async fn regularly(&self) -> Infallible {
+        let Some(seconds) = self.job.checkpoint_seconds else {
+            return std::future::pending().await;
+        };
+        loop {
+            sleep(Duration::from_secs(seconds.max(1))).await;
+            if let Err(failure) = self.make(false).await {
+                warn!(%failure, "no checkpoint was made");
+                self.tell(&failure).await;
+            }
+        }
+    }
+
+    /// Makes a checkpoint, and tries for as long as there is hope. If nothing is new, the last one is reported again
+    /// with the conversation of now.
+    pub(crate) async fn patiently(&self) -> Result<(), Failure> {
+        let mut started = Instant::now();
+        let mut pause = Duration::from_millis(500);
+        loop {
+            let disturbances = self.gateway.disturbances();
+            let failure = match self.make(true).await {
+                Ok(()) => return Ok(()),
+                Err(failure) => failure,
+            };
+            let away = self.gateway.disturbances() > disturbances;
+            if !failure.retryable && !away {
+                return Err(failure);
+            }
+            warn!(%failure, "the checkpoint is tried again");
+            preflight(self.gateway, Service::ReceivePack).await?;
+            if away {
+                started = Instant::now();
+                sleep(AWAY_PAUSE).await;
+                continue;
+            }
+            if started.elapsed() > PATIENCE {
+                return Err(failure);
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// Tells people, once, that no checkpoint was made.
+    pub(crate) async fn tell(&self, failure: &Failure) {
+        let told = std::mem::replace(&mut self.state.lock().await.told, true);
+        if !told {
+            self.reporter
+                .progress("checkpoint", format!("No checkpoint was made: {failure}"))
+                .await;
+        }
+    }
+
+    /// One try. Nothing new is no reason to make one, except if it is wanted `in_any_case`.
+    async fn make(&self, in_any_case: bool) -> Result<(), Failure> {
+        let mut state = self.state.lock().await;
+        // Read before the files are: an agent that does something twice does less harm than one that remembers what is
+        // not there.
+        let conversation = self.conversation();
+        let taken = timeout(PATIENCE_WITH_GIT, take(self.git, self.checkout, &self.scratch))
+            .await
+            .unwrap_or_else(|_| Err(slow()))?;
+        if taken.left_out != state.left_out {
+            self.tell_left_out(&taken.left_out).await;
+            state.left_out = taken.left_out;
+        }
+        let snapshot = taken.snapshot;
+        let unchanged = state.last.as_ref().filter(|last| last.snapshot == snapshot);
+        let commit = match unchanged {
+            Some(_) if !in_any_case => return Ok(()),
+            Some(last) => last.commit.clone(),
+            None => {
+                let commit = self.push(&mut state.remote, &snapshot).await?;
+                state.last = Some(Last {
+                    snapshot: snapshot.clone(),
+                    commit: commit.clone(),
+                });
+                commit
+            }
+        };
+        let conversation = match conversation {
+            // Of a part of it nothing can be resumed.
+            Some(conversation) => transcript::upload(self.gateway, &conversation).await && conversation.whole,
+            None => false,
+        };
+        self.reporter
+            .report(RunnerEvent::Checkpoint(Checkpoint {
+                reference: self.reference.clone(),
+                commit,
+                head: snapshot.head,
+                conversation,
+            }))
+            .await;
+        state.told = false;
+        Ok(())
+    }
+
+    fn conversation(&self) -> Option<Transcript> {
+        if self.job.agent != Agent::Claude {
+            return None;
+        }
+        let path = Claude::transcript(self.environment, self.job)?;
+        transcript::read(&path)
+    }
+
+    async fn tell_left_out(&self, left_out: &[String]) {
+        const SHOWN: usize = 5;
+        if left_out.is_empty() {
+            return;
+        }
+        let mut message = format!(
+            "Left out of checkpoints: {}",
+            left_out[..left_out.len().min(SHOWN)].join(", ")
+        );
+        if left_out.len() > SHOWN {
+            message.push_str(&format!(" and {} more", left_out.len() - SHOWN));
+        }
+        self.reporter.progress("checkpoint", message).await;
+    }
+}
+
+/// Git takes too long: it may hang in a program that the repository names.
+pub(crate) fn slow() -> Failure {
+    Failure::new(
+        "checkpoint.slow",
+        "git took too long to make a checkpoint",
+        "Look at the filters that the repository's attributes name, and at the number of files that it does not ignore.",
+    )
+}
