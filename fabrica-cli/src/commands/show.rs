@@ -15,7 +15,7 @@ use crate::exit::Exit;
 use crate::json;
 use crate::problem::Problem;
 use crate::render::report::failure_problem;
-use crate::render::session::{message, page, transcript};
+use crate::render::session::{message, page, question, transcript};
 use crate::ui::Ui;
 use crate::ui::text::sanitize_lines;
 
@@ -84,6 +84,18 @@ pub(crate) async fn run(args: &ShowArgs, ui: Ui) -> Result<Exit, Problem> {
         return Ok(Exit::Success);
     }
     ui.data(&page(&session));
+    let asked = if session.status == SessionStatus::Escalated {
+        store.questions(session.id).await?.pop()
+    } else {
+        None
+    };
+    if let Some(asked) = asked {
+        ui.data(&format!("\n{}", question(&asked)));
+        ui.say(&format!(
+            "hint: `fabrica answer {}` answers it",
+            session.id.short()
+        ));
+    }
     if args.messages {
         ui.data("\nmessages");
         for row in &messages {

@@ -134,6 +134,13 @@ impl Database {
             .await
     }
 
+    /// Who answered the session's questions.
+    pub(crate) async fn answers(&self, id: Uuid) -> Result<Vec<String>> {
+        let query = "select answered_by from questions where session_id = $1 and answered_at is not null order by asked_at";
+        self.patiently(|| sqlx::query_scalar(query).bind(id).fetch_all(&self.0))
+            .await
+    }
+
     /// What the agent wrote, line by line, in the order of the store.
     pub(crate) async fn output(&self, id: Uuid) -> Result<Vec<OutputRow>> {
         let query = "select t.attempt, line.value #>> '{}' as text from transcript t,

@@ -232,7 +232,11 @@ async fn published(world: &World, tally: &Tally, sessions: &[SessionRow]) -> Res
         let Some(branch) = &session.branch_name else {
             continue;
         };
-        known.insert(format!("refs/heads/{branch}"));
+        let own_references = [
+            format!("refs/heads/{branch}"),
+            format!("refs/fabrica/{id}/checkpoint"),
+        ];
+        known.extend(own_references.clone());
         let own: Vec<_> = requests
             .iter()
             .filter(|request| request.head == *branch)
@@ -248,8 +252,10 @@ async fn published(world: &World, tally: &Tally, sessions: &[SessionRow]) -> Res
             });
         }
         let events = world.engine.events(&id.to_string());
-        let reference = format!("refs/heads/{branch}");
-        for push in pushes.iter().filter(|push| push.reference == reference) {
+        for push in pushes
+            .iter()
+            .filter(|push| own_references.contains(&push.reference))
+        {
             let author = push
                 .container
                 .as_deref()
@@ -286,6 +292,19 @@ async fn published(world: &World, tally: &Tally, sessions: &[SessionRow]) -> Res
             format!("a session without rows pushed: {late:?}")
         });
         known.insert(reference);
+        // Of a session without a row only the beginning of its id is known.
+        let checkpoint = branch
+            .strip_prefix("fabrica/")
+            .map(|short| format!("refs/fabrica/{short}"));
+        let checkpoints = references
+            .iter()
+            .map(|(reference, _)| reference)
+            .filter(|reference| {
+                checkpoint
+                    .as_ref()
+                    .is_some_and(|begin| reference.starts_with(begin))
+            });
+        known.extend(checkpoints.cloned());
     }
     for (reference, _) in references {
         tally.check(known.contains(&reference), || {

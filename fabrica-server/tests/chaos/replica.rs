@@ -12,6 +12,11 @@ use tokio::time::{Instant, sleep};
 use crate::cluster::free_port;
 use crate::process::Process;
 
+/// How long a replica may take until it answers.
+const PATIENCE: Duration = Duration::from_mins(3);
+/// How often it is started for that.
+const STARTS: u32 = 3;
+
 /// What every replica of a world is started with.
 #[derive(Debug, Clone)]
 pub(crate) struct Surroundings {
@@ -69,17 +74,27 @@ impl Replica {
         Ok(())
     }
 
-    /// Waits until it answers.
+    /// Waits until it answers. One that ends instead, since an engine under that much load did not answer it, is started
+    /// again, as by any supervisor.
     pub(crate) async fn ready(&mut self, client: &reqwest::Client) -> Result<()> {
-        let deadline = Instant::now() + Duration::from_mins(1);
+        let deadline = Instant::now() + PATIENCE;
         let url = format!("{}/health", self.base_url());
+        let mut starts = 1;
         loop {
             let answer = client.get(&url).timeout(Duration::from_secs(5)).send().await;
             if answer.is_ok_and(|answer| answer.status().is_success()) {
                 return Ok(());
             }
             let process = self.process.as_mut().context("it was not started")?;
-            ensure!(process.lives(), "a replica has ended: see {}", self.log.display());
+            if !process.lives() {
+                ensure!(
+                    starts < STARTS,
+                    "a replica has ended {starts} times: see {}",
+                    self.log.display()
+                );
+                starts += 1;
+                self.spawn()?;
+            }
             ensure!(
                 Instant::now() < deadline,
                 "a replica does not answer: see {}",

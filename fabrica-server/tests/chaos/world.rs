@@ -311,6 +311,19 @@ impl World {
         Ok(answer.status().as_u16())
     }
 
+    /// Answers a session's question in somebody's name; what the server answers with.
+    pub(crate) async fn answer(&self, place: usize, id: Uuid, name: &str) -> Result<u16> {
+        let answer = self
+            .client
+            .post(format!("{}/sessions/{id}/answer", self.urls[place]))
+            .bearer_auth(TOKEN)
+            .timeout(Duration::from_secs(10))
+            .json(&serde_json::json!({"answer": format!("{name} says yes"), "answeredBy": name}))
+            .send()
+            .await?;
+        Ok(answer.status().as_u16())
+    }
+
     /// How long `/health` takes to say that all is well; an error if it does not.
     pub(crate) async fn health(&self, place: usize) -> Result<Duration> {
         let asked = Instant::now();

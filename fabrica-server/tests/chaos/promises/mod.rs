@@ -1,6 +1,7 @@
 //! One module for each promise: what it does to Fabrica, and what has to hold beside what always has to.
 
 mod acknowledged;
+mod answered;
 mod cancelled;
 mod database_dies;
 mod disk_full;
@@ -49,7 +50,7 @@ macro_rules! promises {
 pub(crate) const STAGES: &[&[&str]] = &[
     &["4"],
     &["1", "3", "9", "15"],
-    &["2", "poison"],
+    &["2", "11", "poison"],
     &["5", "7", "13"],
     &["8", "10", "drain"],
     &["6"],
@@ -65,6 +66,7 @@ pub(crate) const ALL: &[Promise] = promises![
     "8" "the database dies" database_dies,
     "9" "stalls" stalled,
     "10" "cancel" cancelled,
+    "11" "an answer resumes once" answered,
     "13" "output" output,
     "15" "disk full" disk_full,
     "poison" "poison sessions come to an end" poison,
