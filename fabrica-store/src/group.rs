@@ -20,6 +20,8 @@ const SMALLEST: usize = 2 * 1024;
 const GROUP_BYTES: usize = 1024 * 1024;
 /// How many items are written in one transaction.
 const GROUP_ITEMS: usize = 512;
+/// How many turns of the runtime those have who were just answered, to come with their next item.
+const TURNS: usize = 32;
 /// How many items are looked at to find those of a group, should all be of one key.
 const LOOK_AHEAD: usize = 4 * GROUP_ITEMS;
 
@@ -137,12 +139,26 @@ async fn run<W: Writer>(mut writer: W, mut queue: mpsc::UnboundedReceiver<Waitin
             waiting.push_back(next);
         }
         let group = gather(&mut waiting);
-        let several = group.len() > 1;
+        let size = group.len();
         write(&mut writer, group).await;
-        if several {
-            // Those who were answered just now come with their next item: together, not the first of them alone.
-            tokio::task::yield_now().await;
+        if size > 1 {
+            reunite(size + waiting.len(), &waiting, &queue).await;
         }
+    }
+}
+
+/// Lets those who were answered just now come with their next item: together, not the first of them alone. Else two halves of
+/// them would take turns, with twice as many commits.
+async fn reunite<W: Writer>(
+    all: usize,
+    waiting: &VecDeque<Waiting<W>>,
+    queue: &mpsc::UnboundedReceiver<Waiting<W>>,
+) {
+    for _ in 0..TURNS {
+        if waiting.len() + queue.len() >= all {
+            return;
+        }
+        tokio::task::yield_now().await;
     }
 }
 

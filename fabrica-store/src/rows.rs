@@ -44,7 +44,7 @@ pub(crate) struct SessionRow {
     usage: UsageRow,
 }
 
-#[derive(sqlx::FromRow)]
+#[derive(sqlx::FromRow, serde::Deserialize)]
 pub(crate) struct UsageRow {
     input_tokens: i64,
     output_tokens: i64,

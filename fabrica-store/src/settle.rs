@@ -8,7 +8,7 @@ use crate::group::Settled;
 use crate::rows::UsageRow;
 
 /// What has to be known of a session that is recorded for.
-#[derive(sqlx::FromRow)]
+#[derive(sqlx::FromRow, serde::Deserialize)]
 pub(crate) struct Held {
     /// Its place among those that were asked for, from 0.
     place: i64,
@@ -17,6 +17,7 @@ pub(crate) struct Held {
     cancel_requested: bool,
     last_event: i64,
     #[sqlx(flatten)]
+    #[serde(flatten)]
     usage: UsageRow,
 }
 

@@ -171,6 +171,9 @@ impl BareEngine {
     }
 
     async fn remove(&self, id: &str, volume: &str) -> Result<()> {
+        // Podman fails to remove a container that is just ending.
+        let mut ended = self.docker.wait_container(id, None::<WaitContainerOptions>);
+        ended.next().await.context("no answer")??;
         self.docker
             .remove_container(
                 id,

@@ -4,7 +4,7 @@ use fabrica_core::ids::Fence;
 use fabrica_core::ports::StoreError;
 use fabrica_core::ports::store::Recorded;
 use serde::Serialize;
-use sqlx::types::Uuid;
+use sqlx::types::{Json, Uuid};
 use sqlx::{SqliteConnection, SqlitePool};
 
 use crate::error::database;
@@ -20,7 +20,9 @@ fn hex(id: Uuid) -> String {
     id.simple().to_string()
 }
 
-/// Those that are held by their current attempts under their current leases. The caller holds the write lock.
+/// Those that are held by their current attempts under their current leases. The caller holds the write lock. They come in
+/// one row: each row wakes another thread, which would cost more than everything else. The digits keep each amount of money
+/// exactly as it is.
 pub(super) async fn hold(
     connection: &mut SqliteConnection,
     deliveries: &[&Delivery],
@@ -33,16 +35,21 @@ pub(super) async fn hold(
             (session, integer(fence.attempt.get()), bigint(fence.lease.get()))
         })
         .collect();
-    sqlx::query_as(
-        "select w.key as place, s.message_seq, s.transcript_seq, s.cancel_requested, s.last_event, s.input_tokens,
-                s.output_tokens, s.cache_read_tokens, s.cache_write_tokens, s.cost_usd, s.turns
+    let Json(held) = sqlx::query_scalar(
+        "select json_group_array(json_object(
+                    'place', w.key, 'message_seq', s.message_seq, 'transcript_seq', s.transcript_seq,
+                    'cancel_requested', json(iif(s.cancel_requested, 'true', 'false')), 'last_event', s.last_event,
+                    'input_tokens', s.input_tokens, 'output_tokens', s.output_tokens,
+                    'cache_read_tokens', s.cache_read_tokens, 'cache_write_tokens', s.cache_write_tokens,
+                    'cost_usd', json(format('%!.17g', s.cost_usd)), 'turns', s.turns))
          from json_each(?1) w
          cross join sessions s on s.id = unhex(w.value ->> 0)
          where s.attempt = w.value ->> 1 and s.lease = w.value ->> 2 and s.status = 'running'",
     )
     .bind(rows(&fences)?)
-    .fetch_all(connection)
-    .await
+    .fetch_one(connection)
+    .await?;
+    Ok(held)
 }
 
 /// `$1` messages, `$2` transcript entries, `$3` attempts with a result, `$4` sessions, in the order of [`session_row`]; `$5`
