@@ -77,6 +77,9 @@ pub struct Job {
     /// Shell commands that must pass before the result counts.
     #[serde(default)]
     pub verify: Vec<String>,
+    /// How often the verification is run: after each failure but the last its output goes back to the agent.
+    #[serde(default = "one")]
+    pub rounds: u32,
     /// The agent's turns.
     pub turns: Option<u32>,
     /// US dollars.
@@ -92,6 +95,10 @@ pub struct Job {
     /// What the attempt goes on with; `None` begins from the base.
     #[serde(default)]
     pub resume: Option<Resume>,
+}
+
+const fn one() -> u32 {
+    1
 }
 
 impl Job {
@@ -254,6 +261,12 @@ pub struct JobResult {
     /// The verification, in the plan's order; empty if the plan names none.
     #[serde(default)]
     pub verification: Vec<Verification>,
+    /// In which round of the verification all passed, from 1; 0 if the runner did not say.
+    #[serde(default)]
+    pub rounds: u32,
+    /// The repository's template for the text of a pull request, as it is in the commit that was pushed.
+    #[serde(default)]
+    pub template: Option<String>,
 }
 
 /// A branch that was pushed.
@@ -421,6 +434,8 @@ mod tests {
                 summary: "done".into(),
                 pushed: None,
                 verification: vec![],
+                rounds: 1,
+                template: Some("## Why".into()),
             }),
             RunnerEvent::Failed {
                 failure: Failure::new("agent.failed", "it failed", "look"),

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use fabrica_core::failure::{Failure, MAX_DIAGNOSIS_LINES};
-use fabrica_core::protocol::{Job, RunnerEvent, TranscriptEntry, Verification};
+use fabrica_core::failure::Failure;
+use fabrica_core::protocol::{Job, RunnerEvent, TranscriptEntry};
 use serde_json::{Map, Value, json};
 use tokio::process::Command;
 use tokio::sync::mpsc;
@@ -30,6 +30,8 @@ const QUEUE: usize = 64;
 const MAX_LINES: usize = 200;
 const MAX_BYTES: usize = 96 * 1024;
 const GATHER: Duration = Duration::from_millis(40);
+/// How many of the last lines are kept: an agent has to find a fault in them.
+const MAX_TAIL: usize = 150;
 /// How much is taken after the end of a program, from what it left running.
 const MAX_LATE_BYTES: usize = 1024 * 1024;
 
@@ -153,37 +155,6 @@ impl Commands {
         }
         Ok(())
     }
-
-    /// Runs the plan's verification, in order, up to the first command that fails.
-    pub(crate) async fn verify(&self, commands: &[String]) -> Result<Vec<Verification>, Failure> {
-        let mut results = Vec::new();
-        for line in commands {
-            self.reporter
-                .progress("verify", format!("Verifying with {line}"))
-                .await;
-            let started = Instant::now();
-            let ended = self.run("verify", self.program("sh").arg("-c").arg(line)).await?;
-            let seconds = started.elapsed().as_secs_f64();
-            if !ended.status.success() {
-                return Err(Failure::new(
-                    "verification.failed",
-                    format!("the verification {line:?} {}", describe(ended.status)),
-                    "The commits are on the branch: look at them, then run the plan again with what was missing, or correct the command.",
-                )
-                .with_diagnosis(ended.tail));
-            }
-            self.reporter
-                .progress("verify", format!("{line} passed in {seconds:.1} s"))
-                .await;
-            results.push(Verification {
-                command: line.clone(),
-                passed: true,
-                seconds,
-                output: ended.tail,
-            });
-        }
-        Ok(results)
-    }
 }
 
 fn not_started(what: &str, error: &std::io::Error) -> Failure {
@@ -202,7 +173,7 @@ async fn forward(
     step: &str,
     exited: &CancellationToken,
 ) -> Vec<String> {
-    let mut tail = Tail::new(MAX_DIAGNOSIS_LINES);
+    let mut tail = Tail::new(MAX_TAIL);
     let mut late = 0;
     let mut gathered = Gathered::default();
     loop {

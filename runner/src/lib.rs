@@ -31,6 +31,7 @@ mod stop;
 mod text;
 mod transcript;
 mod upload;
+mod verification;
 
 pub use asking::helper;
 pub use environment::{Environment, EnvironmentError, Token};

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use fabrica_core::failure::Failure;
 use fabrica_core::plan::Agent;
-use fabrica_core::protocol::{Escalation, Job, JobResult, Pushed, RunnerEvent, Verification};
+use fabrica_core::protocol::{Escalation, Job, JobResult, Pushed, RunnerEvent, Usage, Verification};
 use tokio::time::{sleep, timeout};
 
 use crate::agent::{self, Claude, Start};
@@ -17,9 +17,11 @@ use crate::process::Processes;
 use crate::report::Reporter;
 use crate::repository::{
     Checkout, Git, Pusher, Remotely, Work, clone, commit_leftovers, has_changes, inspect, preflight,
+    template, template_path,
 };
 use crate::stop::{Reason, Stop};
 use crate::transcript;
+use crate::verification::{Verified, verify};
 
 /// How long pushing may take after a stop was requested: the engine's own patience is limited too.
 const HURRY: Duration = Duration::from_secs(20);
@@ -59,6 +61,7 @@ enum Worked {
 struct Done {
     summary: String,
     verification: Vec<Verification>,
+    rounds: u32,
 }
 
 impl Session {
@@ -90,6 +93,8 @@ impl Session {
                     summary: done.summary,
                     pushed,
                     verification: done.verification,
+                    rounds: done.rounds,
+                    template: template(&git, &checkout).await,
                 }),
                 Err(failure) => failed(failure, None),
             },
@@ -152,31 +157,54 @@ impl Session {
         let parts = (self.processes.clone(), self.reporter.clone(), self.stop.clone());
         let commands = Commands::new(&self.environment, &self.job, git, &task, &asking, parts);
         commands.setup(&self.job.setup).await?;
-        let worked = agent::work(Start {
+        let template = template_path(git, checkout).await;
+        let start = Start {
             commands: &commands,
             environment: &self.environment,
             job: &self.job,
             gateway: &self.gateway,
             asking: &asking,
             model_address: &self.address,
-        })
-        .await;
-        // However it ended: what it recorded is the truth.
-        if let Some(question) = asking.questions().read()
-            && self.stop.reason().is_none_or(|reason| reason == Reason::Signal)
-        {
-            return Ok(Worked::Asked(question));
+            template: template.as_deref(),
+        };
+        let rounds = self.job.rounds.max(1);
+        let mut spent = Usage::default();
+        let mut worked = agent::work(start).await;
+        let mut round = 1;
+        loop {
+            // However it ended: what it recorded is the truth.
+            if let Some(question) = asking.questions().read()
+                && self.stop.reason().is_none_or(|reason| reason == Reason::Signal)
+            {
+                return Ok(Worked::Asked(question));
+            }
+            self.keep_transcript().await;
+            let agent::Worked { summary, usage } = worked?;
+            spent = spent.plus(usage);
+            self.stop
+                .or(commit_leftovers(git, checkout, &self.job, &self.reporter))
+                .await?;
+            match verify(&commands, &self.job.verify).await? {
+                Verified::Passed(verification) => {
+                    return Ok(Worked::Done(Done {
+                        summary,
+                        verification,
+                        rounds: round,
+                    }));
+                }
+                Verified::Failed(refuted) if round >= rounds => return Err(refuted.failure(rounds)),
+                Verified::Failed(refuted) => {
+                    let told = refuted.prompt(round + 1, rounds);
+                    let message = format!(
+                        "{}: the agent is told (round {round} of {rounds})",
+                        refuted.cause()
+                    );
+                    self.reporter.progress("verify", message).await;
+                    worked = agent::go_on(start, told, spent).await;
+                    round += 1;
+                }
+            }
         }
-        self.keep_transcript().await;
-        let summary = worked?;
-        self.stop
-            .or(commit_leftovers(git, checkout, &self.job, &self.reporter))
-            .await?;
-        let verification = commands.verify(&self.job.verify).await?;
-        Ok(Worked::Done(Done {
-            summary,
-            verification,
-        }))
     }
 
     /// Makes the work safe before a person is asked. Nothing of the agent is alive then, so that nothing is missing.

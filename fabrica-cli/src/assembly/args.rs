@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
 use fabrica_core::ports::store::OnDeadline;
+use fabrica_core::protocol::Identity;
 use secrecy::SecretString;
 use url::Url;
 
@@ -221,6 +222,12 @@ pub struct WorkerArgs {
         hide_short_help = true
     )]
     pub on_question_deadline: OnQuestionDeadline,
+    /// Who commits are by, where the agent does not say
+    #[arg(long, value_name = "NAME <ADDRESS>", env = "FABRICA_COMMITTER", default_value = "Fabrica <fabrica@localhost>", hide_short_help = true, value_parser = identity)]
+    pub committer: Identity,
+    /// Where people reach this service, such as `https://fabrica.example.com`: pull requests link to their session there
+    #[arg(long, value_name = "URL", env = "FABRICA_PUBLIC_URL", hide_short_help = true)]
+    pub public_url: Option<Url>,
     /// How long containers of failed sessions are kept, stopped, for inspection
     #[arg(long, value_name = "DURATION", env = "FABRICA_KEEP_FAILED", default_value = "0s", hide_short_help = true, value_parser = humantime::parse_duration)]
     pub keep_failed: Duration,
@@ -269,6 +276,20 @@ fn cpus(text: &str) -> Result<f64, String> {
     }
 }
 
+fn identity(text: &str) -> Result<Identity, String> {
+    let expected = || "expected a name and an address, such as `Fabrica <fabrica@example.com>`".to_owned();
+    let (name, rest) = text.split_once('<').ok_or_else(expected)?;
+    let (name, email) = (name.trim(), rest.strip_suffix('>').ok_or_else(expected)?.trim());
+    let odd = |c: char| c.is_control() || matches!(c, '<' | '>');
+    if name.is_empty() || email.is_empty() || name.contains(odd) || email.contains(odd) {
+        return Err(expected());
+    }
+    Ok(Identity {
+        name: name.to_owned(),
+        email: email.to_owned(),
+    })
+}
+
 fn a_second(text: &str) -> Result<Duration, String> {
     at_least(
         text,
@@ -309,5 +330,30 @@ fn host_and_path(text: &str) -> Result<(String, PathBuf), String> {
             Ok((host.to_ascii_lowercase(), PathBuf::from(path)))
         }
         _ => Err("expected HOST=PATH".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_identity_is_a_name_and_an_address() {
+        let read = identity("Fabrica <fabrica@example.com>").unwrap();
+        assert_eq!(
+            (read.name.as_str(), read.email.as_str()),
+            ("Fabrica", "fabrica@example.com")
+        );
+        for wrong in [
+            "",
+            "Fabrica",
+            "<a@b>",
+            "Fabrica <>",
+            "Fabrica <a",
+            "Fab\nrica <a@b>",
+            "A <b <c>>",
+        ] {
+            assert!(identity(wrong).is_err(), "{wrong:?}");
+        }
     }
 }

@@ -124,6 +124,8 @@ impl Settings {
             transcripts: worker.keep_transcripts,
             artifacts: worker.keep_artifacts,
         };
+        options.committer.clone_from(&worker.committer);
+        options.public_url = worker.public_url.as_ref().map(ToString::to_string);
         options.repositories.clone_from(&self.repositories);
     }
 }

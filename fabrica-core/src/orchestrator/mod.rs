@@ -6,6 +6,7 @@
 
 mod asking;
 mod attempt;
+mod description;
 mod dispatch;
 mod inner;
 mod lease;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::ids::WorkerId;
+use crate::ids::{SessionId, WorkerId};
 use crate::plan::RepositoryPolicy;
 use crate::ports::runtime::ResourceLimits;
 use crate::ports::store::{ClaimLimits, Deadline, Retention};
@@ -51,6 +51,8 @@ pub struct Options {
     pub attempts: u32,
     /// The pause before a lost attempt is repeated; it doubles with every further one, up to five minutes.
     pub retry_delay: Duration,
+    /// Where people reach this Fabrica, such as `https://fabrica.example.com`: pull requests link to their session there.
+    pub public_url: Option<String>,
     /// Which repositories are accepted.
     pub repositories: RepositoryPolicy,
     /// Who the commits are by.
@@ -82,11 +84,18 @@ impl Options {
             engine_patience: Duration::from_secs(30),
             attempts: 2,
             retry_delay: Duration::from_secs(5),
+            public_url: None,
             repositories: RepositoryPolicy::default(),
             committer: Identity::default(),
             clone_depth: Some(50),
             sandbox: SandboxOptions::new(runner),
         }
+    }
+
+    /// Where people look at a session, if they can.
+    pub fn link(&self, session: SessionId) -> Option<String> {
+        let url = self.public_url.as_ref()?;
+        Some(format!("{}/sessions/{session}", url.trim_end_matches('/')))
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde_json::json;
 use tokio::time::sleep;
 
+use super::description::describe;
 use super::inner::Inner;
 use super::outcome;
 use crate::failure::Failure;
@@ -14,7 +15,7 @@ use crate::message::{MessageContent, MessageKind, NewMessage};
 use crate::plan::Plan;
 use crate::ports::forge::{ForgeError, Publication, PullRequest, PullRequestRequest};
 use crate::ports::store::{AttemptEnd, Claimed, StoreError};
-use crate::protocol::{JobResult, Pushed};
+use crate::protocol::{JobResult, Pushed, Usage};
 
 /// How often a forge that does not answer is asked again.
 const TRIES: u32 = 4;
@@ -68,12 +69,14 @@ async fn open(
     result: &JobResult,
     pushed: &Pushed,
 ) -> Result<Publication, ForgeError> {
+    let link = inner.options.link(claimed.session.id);
+    let usage = used(inner, claimed).await;
     let request = PullRequestRequest {
         repository: plan.repository.clone(),
         branch: pushed.branch.clone(),
         base: pushed.base.clone(),
         title: plan.title.clone(),
-        body: body(claimed, result, pushed),
+        body: describe(&claimed.session, link.as_deref(), usage, result, pushed),
         options: plan.pull_request.clone(),
     };
     let mut delay = Duration::from_secs(1);
@@ -88,6 +91,15 @@ async fn open(
         }
     }
     inner.forge.publish(&request).await
+}
+
+/// What all attempts used, this one included.
+async fn used(inner: &Inner, claimed: &Claimed) -> Usage {
+    match inner.store.session(claimed.session.id).await {
+        Ok(Some(session)) => session.usage,
+        // The text is less exact then.
+        Ok(None) | Err(_) => claimed.session.usage,
+    }
 }
 
 fn opened(request: &PullRequest) -> String {
@@ -122,7 +134,8 @@ fn unstored(
 fn completion(claimed: &Claimed, result: &JobResult, content: MessageContent) -> MessageContent {
     let content = content
         .with("summary", result.summary.as_str())
-        .with("verification", json!(result.verification));
+        .with("verification", json!(result.verification))
+        .with("verificationRounds", result.rounds);
     let Some(pushed) = &result.pushed else {
         return content;
     };
@@ -133,34 +146,4 @@ fn completion(claimed: &Claimed, result: &JobResult, content: MessageContent) ->
         .with("commits", pushed.commits)
         .with("subjects", pushed.subjects.clone())
         .with("sessionId", claimed.session.id.to_string())
-}
-
-/// The pull request's body: what was done, how it was checked, and where it comes from.
-fn body(claimed: &Claimed, result: &JobResult, pushed: &Pushed) -> String {
-    let mut text = String::new();
-    if !result.summary.trim().is_empty() {
-        let _ = writeln!(text, "{}\n", result.summary.trim());
-    }
-    let _ = writeln!(text, "### Commits\n");
-    for subject in &pushed.subjects {
-        let _ = writeln!(text, "- {subject}");
-    }
-    let hidden = (pushed.commits as usize).saturating_sub(pushed.subjects.len());
-    if hidden > 0 {
-        let _ = writeln!(text, "- … and {hidden} more");
-    }
-    if !result.verification.is_empty() {
-        let _ = writeln!(text, "\n### Verification\n");
-        for step in &result.verification {
-            let verdict = if step.passed { "passed" } else { "FAILED" };
-            let _ = writeln!(
-                text,
-                "- `{}` {verdict} in {:.1} s",
-                step.command.replace('`', "'"),
-                step.seconds
-            );
-        }
-    }
-    let _ = writeln!(text, "\n---\nMade by Fabrica, session `{}`.", claimed.session.id);
-    text
 }

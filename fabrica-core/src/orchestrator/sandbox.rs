@@ -31,6 +31,9 @@ pub(super) struct Tokens {
     pub(super) agent: SecretString,
 }
 
+/// How often the verification is run where the plan does not say.
+const ROUNDS: u32 = 3;
+
 pub(super) fn branch(plan: &Plan, fence: Fence) -> String {
     plan.branch
         .clone()
@@ -50,6 +53,7 @@ pub(super) fn job(options: &Options, plan: &Plan, claimed: &Claimed) -> Job {
         model: plan.model.clone(),
         setup: plan.setup.clone(),
         verify: plan.verify.clone(),
+        rounds: plan.limits.rounds.unwrap_or(ROUNDS),
         turns: plan.limits.turns,
         cost_usd: plan.limits.cost_usd,
         committer: options.committer.clone(),

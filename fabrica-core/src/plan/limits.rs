@@ -31,6 +31,10 @@ pub struct Limits {
     /// How often a lost attempt is tried anew, the first one included; 1 to 20.
     #[serde(default, deserialize_with = "attempts")]
     pub attempts: Option<u32>,
+    /// How often the verification is run, the first time included: after each failure but the last its output goes back to
+    /// the agent; 1 to 20. Without it 3.
+    #[serde(default, deserialize_with = "rounds")]
+    pub rounds: Option<u32>,
 }
 
 const MAX_WALL: Duration = Duration::from_hours(7 * 24);
@@ -66,6 +70,10 @@ fn turns<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::E
 
 fn attempts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
     within(u32::deserialize(deserializer)?, &(1..=20), "for `attempts`")
+}
+
+fn rounds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+    within(u32::deserialize(deserializer)?, &(1..=20), "for `rounds`")
 }
 
 fn cost<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {

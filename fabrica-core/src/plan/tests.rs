@@ -34,7 +34,7 @@ fn every_key_is_read() {
          image: registry.example.com/acme/dev:1\n\
          setup: [\"cargo fetch\"]\n\
          verify: [\"cargo test\"]\n\
-         limits: { wall: 1h 30m, turns: 200, cost_usd: 10, memory: 4GiB, cpus: 2, attempts: 2 }\n\
+         limits: { wall: 1h 30m, turns: 200, cost_usd: 10, memory: 4GiB, cpus: 2, attempts: 2, rounds: 5 }\n\
          priority: -5\n\
          network: { allow: [\"packages.example.com\"] }\n\
          pull_request: { draft: true, labels: [agent], reviewers: [platform-team] }\n\
@@ -57,6 +57,7 @@ fn every_key_is_read() {
     assert_eq!(plan.limits.memory, Some(4 * 1024 * 1024 * 1024));
     assert_eq!(plan.limits.cost_usd, Some(10.0));
     assert_eq!(plan.limits.attempts, Some(2));
+    assert_eq!(plan.limits.rounds, Some(5));
     assert_eq!(plan.priority, -5);
     assert_eq!(plan.network.allow, ["packages.example.com"]);
     assert!(plan.pull_request.draft);

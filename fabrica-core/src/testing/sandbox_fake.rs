@@ -57,6 +57,8 @@ impl Script {
             summary: "Done.".into(),
             pushed: Some(pushed),
             verification: Vec::new(),
+            rounds: 1,
+            template: None,
         };
         Self {
             events: vec![

@@ -1,18 +1,19 @@
 //! The Claude Code CLI, headless. Why each flag is there: what a repository says about the agent's settings must
 //! never take effect, nobody watches, and the gateway is the only place to talk to.
 
+use std::fmt::Write as _;
 use std::fs::Metadata;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 
 use fabrica_core::failure::{Failure, MAX_DIAGNOSIS_LINES};
-use fabrica_core::protocol::Job;
+use fabrica_core::protocol::{Job, Usage};
 use tokio::io::{AsyncRead, AsyncWriteExt as _};
 use tokio::process::{ChildStdin, Command};
 use tokio_util::sync::CancellationToken;
 
 use super::stream::Stream;
-use super::{not_started, unprepared};
+use super::{Worked, not_started, unprepared};
 use crate::asking::Setup;
 use crate::commands::Commands;
 use crate::environment::Environment;
@@ -24,6 +25,9 @@ const PROGRAM: &str = "claude";
 /// How long a line of its stream may be: a file that it reads stands in one.
 const MAX_LINE: usize = 8 * 1024 * 1024;
 
+/// The least that it is allowed to spend, in US dollars: it refuses to start with nothing.
+const SMALLEST_BUDGET: f64 = 0.000_001;
+
 /// One run of the agent.
 #[derive(Debug)]
 pub(crate) struct Claude<'a> {
@@ -32,8 +36,11 @@ pub(crate) struct Claude<'a> {
     pub(crate) job: &'a Job,
     pub(crate) asking: &'a Setup,
     pub(crate) model_address: &'a str,
+    pub(crate) template: Option<&'a str>,
     /// Whether it goes on with the conversation of an earlier attempt.
     pub(crate) goes_on: bool,
+    /// What it has used in this sandbox before: its own limits count for one run.
+    pub(crate) spent: Usage,
 }
 
 /// The files that it is started with.
@@ -46,10 +53,9 @@ struct Files {
 
 impl Claude<'_> {
     /// Lets it work to its end.
-    pub(crate) async fn work(&self) -> Result<String, Failure> {
+    pub(crate) async fn work(&self, prompt: String) -> Result<Worked, Failure> {
         let files = self.files().map_err(|error| unprepared(&error))?;
         let mut command = self.command(&files);
-        let prompt = self.prompt();
         let mut process = self
             .commands
             .processes
@@ -75,29 +81,22 @@ impl Claude<'_> {
             last_lines(pipes.2, &exited)
         );
         let (status, stopped): (ExitStatus, Option<Failure>) = end?;
-        match stopped {
-            Some(failure) => Err(failure),
-            None => stream.outcome(status, tail.into_lines()),
+        if let Some(failure) = stopped {
+            return Err(failure);
         }
+        let usage = stream.used();
+        let summary = stream.outcome(status, tail.into_lines())?;
+        Ok(Worked { summary, usage })
     }
 
     fn files(&self) -> std::io::Result<Files> {
         let instructions = self.environment.scratch().join("instructions.md");
-        std::fs::write(&instructions, briefing(self.job))?;
+        std::fs::write(&instructions, briefing(self.job, self.template))?;
         Ok(Files {
             instructions,
             settings: self.asking.settings()?,
             servers: self.asking.servers()?,
         })
-    }
-
-    /// What it is told: in a conversation that goes on it knows its task.
-    fn prompt(&self) -> String {
-        match &self.job.resume {
-            Some(resume) if self.goes_on => resume.prompt.clone(),
-            Some(resume) => format!("{}\n\n{}\n", self.job.task.trim_end(), resume.prompt.trim()),
-            None => self.job.task.clone(),
-        }
     }
 
     fn command(&self, files: &Files) -> Command {
@@ -135,10 +134,12 @@ impl Claude<'_> {
             command.env("IS_SANDBOX", "1");
         }
         if let Some(turns) = self.job.turns {
-            command.arg("--max-turns").arg(turns.to_string());
+            let left = turns.saturating_sub(self.spent.turns).max(1);
+            command.arg("--max-turns").arg(left.to_string());
         }
         if let Some(cost) = self.job.cost_usd {
-            command.arg("--max-budget-usd").arg(cost.to_string());
+            let left = (cost - self.spent.cost_usd).max(SMALLEST_BUDGET);
+            command.arg("--max-budget-usd").arg(left.to_string());
         }
         if let Some(model) = &self.job.model {
             command.arg(format!("--model={model}"));
@@ -177,7 +178,7 @@ impl Claude<'_> {
 }
 
 /// What the agent has to know about its situation.
-fn briefing(job: &Job) -> String {
+fn briefing(job: &Job, template: Option<&str>) -> String {
     let mut text = format!(
         "You work in a sandbox of Fabrica, on the git branch `{}` of the repository in the current directory. \
          Nobody is watching.\n\n\
@@ -192,7 +193,7 @@ fn briefing(job: &Job) -> String {
     );
     if !job.verify.is_empty() {
         text.push_str(
-            "- When you are done, these commands are run in the repository, and all of them must pass:\n",
+            "- When you are done, these commands are run in the repository, and all of them must pass; if one does not, you are told what it wrote:\n",
         );
         for command in &job.verify {
             text.push_str("  - `");
@@ -200,9 +201,18 @@ fn briefing(job: &Job) -> String {
             text.push_str("`\n");
         }
     }
-    text.push_str(
-        "- End with a short summary of what you changed, for the description of the pull request.\n",
-    );
+    match template {
+        None => text.push_str(
+            "- End with a short summary of what you changed, for the description of the pull request.\n",
+        ),
+        Some(path) => {
+            let _ = writeln!(
+                text,
+                "- End with the description of the pull request: the repository's template `{path}`, filled in, with all of \
+                 its headings."
+            );
+        }
+    }
     text
 }
 

@@ -1,18 +1,18 @@
 //! Any program as the agent: it finds its task in the file that `FABRICA_TASK` names.
 //!
 //! It asks a person with `fabrica-escalate`, which is on its `PATH`, and then ends with the exit code 85. Once there is
-//! an answer, or when it goes on for another reason, it is run again, in its work as it left it, with what it has to know
-//! in the file that `FABRICA_ANSWER` names.
+//! an answer, when the verification of its work failed, or when it goes on for another reason, it is run again, in its work
+//! as it left it, with what it has to know in the file that `FABRICA_ANSWER` names.
 
 use fabrica_core::failure::Failure;
-use fabrica_core::protocol::AGENT_ASKED;
+use fabrica_core::protocol::{AGENT_ASKED, Usage};
 
-use super::{Start, not_started, unprepared};
+use super::{Start, Worked, not_started, unprepared};
 use crate::commands::Commands;
 use crate::process::describe;
 
 /// Runs the program in the repository until it ends.
-pub(super) async fn work(start: Start<'_>, argv: &[String]) -> Result<String, Failure> {
+pub(super) async fn work(start: Start<'_>, argv: &[String], told: Option<&str>) -> Result<Worked, Failure> {
     let commands = start.commands;
     let Some((program, arguments)) = argv.split_first() else {
         return Err(Failure::new(
@@ -28,20 +28,18 @@ pub(super) async fn work(start: Start<'_>, argv: &[String]) -> Result<String, Fa
         .await;
     let mut command = commands.program(program);
     command.args(arguments);
-    if let Some(resume) = &start.job.resume {
+    if let Some(told) = told {
         let answer = start.environment.scratch().join("answer.md");
-        std::fs::write(&answer, &resume.prompt).map_err(|error| unprepared(&error))?;
+        std::fs::write(&answer, told).map_err(|error| unprepared(&error))?;
         command.env("FABRICA_ANSWER", answer);
     }
     let ended = commands.run("agent", &mut command).await?;
     if ended.status.success() {
-        return Ok(ended
-            .tail
-            .iter()
-            .rev()
-            .find(|line| !line.trim().is_empty())
-            .cloned()
-            .unwrap_or_default());
+        let last = ended.tail.into_iter().rev().find(|line| !line.trim().is_empty());
+        return Ok(Worked {
+            summary: last.unwrap_or_default(),
+            usage: Usage::default(),
+        });
     }
     if ended.status.code() == Some(AGENT_ASKED) {
         return Err(Failure::new(

@@ -9,7 +9,7 @@ mod stream;
 
 use fabrica_core::failure::Failure;
 use fabrica_core::plan::Agent;
-use fabrica_core::protocol::Job;
+use fabrica_core::protocol::{Job, Usage};
 
 use crate::asking::Setup;
 use crate::commands::Commands;
@@ -27,11 +27,23 @@ pub(crate) struct Start<'a> {
     pub(crate) gateway: &'a Gateway,
     pub(crate) asking: &'a Setup,
     pub(crate) model_address: &'a str,
+    /// Where in the repository the template for a pull request's text is.
+    pub(crate) template: Option<&'a str>,
 }
 
-/// Lets the agent work, and returns its closing words.
-pub(crate) async fn work(start: Start<'_>) -> Result<String, Failure> {
+/// What the agent was left with at its end.
+#[derive(Debug, Default)]
+pub(crate) struct Worked {
+    /// Its closing words.
+    pub(crate) summary: String,
+    /// What it has used, as far as it tells.
+    pub(crate) usage: Usage,
+}
+
+/// Lets the agent work.
+pub(crate) async fn work(start: Start<'_>) -> Result<Worked, Failure> {
     start.asking.begin().map_err(|error| unprepared(&error))?;
+    let resume = start.job.resume.as_ref();
     match &start.job.agent {
         Agent::Claude => {
             let conversation = conversation::restore(start).await?;
@@ -41,18 +53,37 @@ pub(crate) async fn work(start: Start<'_>) -> Result<String, Failure> {
                 "The agent starts to work"
             };
             start.commands.reporter.progress("agent", message).await;
-            Claude {
-                commands: start.commands,
-                environment: start.environment,
-                job: start.job,
-                asking: start.asking,
-                model_address: start.model_address,
-                goes_on: conversation,
-            }
-            .work()
-            .await
+            let prompt = match resume {
+                // It knows its task.
+                Some(resume) if conversation => resume.prompt.clone(),
+                Some(resume) => format!("{}\n\n{}\n", start.job.task.trim_end(), resume.prompt.trim()),
+                None => start.job.task.clone(),
+            };
+            claude(start, conversation, Usage::default()).work(prompt).await
         }
-        Agent::Command(argv) => command::work(start, argv).await,
+        Agent::Command(argv) => command::work(start, argv, resume.map(|resume| resume.prompt.as_str())).await,
+    }
+}
+
+/// Lets the agent go on in the same sandbox, with what it is told now. It has used `spent` before.
+pub(crate) async fn go_on(start: Start<'_>, told: String, spent: Usage) -> Result<Worked, Failure> {
+    start.asking.begin().map_err(|error| unprepared(&error))?;
+    match &start.job.agent {
+        Agent::Claude => claude(start, true, spent).work(told).await,
+        Agent::Command(argv) => command::work(start, argv, Some(&told)).await,
+    }
+}
+
+fn claude(start: Start<'_>, goes_on: bool, spent: Usage) -> Claude<'_> {
+    Claude {
+        commands: start.commands,
+        environment: start.environment,
+        job: start.job,
+        asking: start.asking,
+        model_address: start.model_address,
+        template: start.template,
+        goes_on,
+        spent,
     }
 }
 

@@ -69,6 +69,11 @@ impl Stream {
         vec![agent("output", None, one_line(&cut(&text, 1_000)), &detail)]
     }
 
+    /// What was used so far.
+    pub(super) const fn used(&self) -> Usage {
+        self.reported
+    }
+
     /// How the run ended.
     pub(super) fn outcome(self, status: ExitStatus, errors: Vec<String>) -> Result<String, Failure> {
         let said = self.said.into_lines();

@@ -275,6 +275,8 @@ async fn while_too_much_waits_entries_are_left_out_and_counted_and_the_outcome_a
         summary: "done".into(),
         pushed: None,
         verification: vec![],
+        rounds: 1,
+        template: None,
     }))
     .await;
     let rig = rig.open();

@@ -147,6 +147,8 @@ mod tests {
             summary: String::new(),
             pushed: None,
             verification: vec![],
+            rounds: 1,
+            template: None,
         });
         assert_eq!(
             told(&thinning.admit(outcome, Load::Overfull)),

@@ -5,9 +5,11 @@ mod git;
 mod leftovers;
 mod preflight;
 mod push;
+mod template;
 
 pub(crate) use checkout::{Checkout, Remotely, clone, meet};
 pub(crate) use git::{Git, args, git_failed, identify};
 pub(crate) use leftovers::{Work, commit_leftovers, has_changes, inspect};
 pub(crate) use preflight::{preflight, refused};
 pub(crate) use push::{Pusher, shallow};
+pub(crate) use template::{template, template_path};

@@ -96,6 +96,27 @@ async fn it_is_called_as_the_facts_say_and_its_stream_is_reported() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn after_a_failed_verification_it_goes_on_with_its_conversation_and_what_is_left_of_its_limits() {
+    let mut sandbox = sandbox_with(&replay("success.jsonl", "cat ../prompt >>../prompts; exit 0"));
+    sandbox.job.turns = Some(40);
+    sandbox.job.cost_usd = Some(2.5);
+    sandbox.job.rounds = 2;
+    sandbox.job.verify = vec!["echo 'one test failed'; grep -q 'one test failed' ../prompts".into()];
+    let end = sandbox.run().await;
+    assert_eq!(end.completed().rounds, 2);
+    let read = |name: &str| std::fs::read_to_string(sandbox.path("workspace").join(name)).unwrap();
+    let arguments = read("arguments");
+    for expected in [
+        &format!("--resume\n{SESSION}\n"),
+        "--max-turns\n36\n",
+        "--max-budget-usd\n2.4944\n",
+    ] {
+        assert!(arguments.contains(expected), "{expected:?} in {arguments}");
+    }
+    assert!(!arguments.contains("--session-id"), "{arguments}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn its_transcript_is_kept_through_a_takeover() {
     for trouble in [Trouble::Freezes, Trouble::Dies, Trouble::PutsOff] {
         let sandbox = sandbox_with(&replay("success.jsonl", "exit 0"));

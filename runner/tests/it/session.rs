@@ -80,6 +80,77 @@ async fn a_failed_verification_pushes_the_commits_all_the_same() {
     assert!(!end.output().contains(&"never".to_owned()));
 }
 
+/// An agent that needs to be told twice.
+const SLOW_LEARNER: &str = "[ -z \"$FABRICA_ANSWER\" ] || cat \"$FABRICA_ANSWER\"; echo x >>tries; git add tries; git commit -q -m 'Try'";
+const THREE_TRIES: &str = "n=$(wc -l <tries); echo \"tried $n times\"; test $n -ge 3";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_verification_wrote_goes_back_to_the_agent_until_it_passes() {
+    let mut sandbox = Sandbox::new(SLOW_LEARNER);
+    sandbox.job.rounds = 3;
+    sandbox.job.verify = vec![THREE_TRIES.into(), "echo second".into()];
+    let end = sandbox.run().await;
+    let result = end.completed();
+    assert_eq!((result.rounds, result.pushed.as_ref().unwrap().commits), (3, 3));
+    let outputs: Vec<_> = result
+        .verification
+        .iter()
+        .map(|step| step.output.join("\n"))
+        .collect();
+    assert_eq!(outputs, ["tried 3 times", "second"]);
+    let told = end.output().join("\n");
+    for expected in [
+        "exited with code 1",
+        "tried 1 times",
+        "round 2 of 3",
+        "tried 2 times",
+        "round 3 of 3",
+    ] {
+        assert!(told.contains(expected), "{expected}: {told}");
+    }
+    let steps = end.progress().join("\n");
+    assert!(steps.contains("the agent is told (round 2 of 3)"), "{steps}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_verification_that_never_passes_ends_after_its_rounds_and_the_work_is_pushed() {
+    let mut sandbox = Sandbox::new(SLOW_LEARNER);
+    sandbox.job.rounds = 2;
+    sandbox.job.verify = vec![THREE_TRIES.into()];
+    let end = sandbox.run().await;
+    let (failure, pushed) = end.failed();
+    assert_eq!(failure.code, "verification.failed");
+    assert!(
+        failure.cause.ends_with("still in the last of 2 rounds"),
+        "{failure}"
+    );
+    assert_eq!(failure.diagnosis, ["tried 2 times"]);
+    assert_eq!(pushed.unwrap().commits, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_may_ask_when_it_cannot_mend_what_failed() {
+    let mut sandbox =
+        Sandbox::new("[ -z \"$FABRICA_ANSWER\" ] || { fabrica-escalate 'Who broke it?'; exit 85; }");
+    sandbox.job.rounds = 3;
+    sandbox.job.verify = vec!["false".into()];
+    assert_eq!(sandbox.run().await.asked().question, "Who broke it?");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_template_of_the_commit_that_is_pushed_is_reported() {
+    let template = "## Why\n\n## Risk";
+    let sandbox = Sandbox::new(&format!(
+        "mkdir .github; printf '{template}\n' >.github/PULL_REQUEST_TEMPLATE.md; {COMMIT}"
+    ));
+    assert_eq!(
+        sandbox.run().await.completed().template.as_deref(),
+        Some(template)
+    );
+    let without = Sandbox::new(COMMIT).run().await;
+    assert_eq!(without.completed().template, None);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failed_setup_is_told_with_the_end_of_its_output() {
     let mut sandbox = Sandbox::new("echo never");

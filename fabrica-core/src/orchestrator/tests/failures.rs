@@ -62,8 +62,11 @@ pub(super) struct Attempt {
 
 impl Attempt {
     pub(super) fn new() -> Self {
+        let mut store = MockStore::new();
+        // For what the attempts used so far.
+        store.expect_session().returning(|_| Ok(None));
         Self {
-            store: MockStore::new(),
+            store,
             runtime: MockContainerRuntime::new(),
             gateway: MockGateway::new(),
             forge: MockForge::new(),

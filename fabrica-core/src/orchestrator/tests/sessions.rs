@@ -55,6 +55,8 @@ async fn a_session_without_a_change_is_completed_without_a_pull_request() {
             summary: "Nothing to do.".into(),
             pushed: None,
             verification: Vec::new(),
+            rounds: 1,
+            template: None,
         };
         Script {
             events: vec![RunnerEvent::Completed(result)],

@@ -243,6 +243,7 @@ pub(crate) fn access(attempt: u32, repository: &Repository, sink: &Arc<Recording
             model: None,
             setup: vec![],
             verify: vec![],
+            rounds: 1,
             turns: None,
             cost_usd: None,
             committer: Identity::default(),

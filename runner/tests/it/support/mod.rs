@@ -64,6 +64,7 @@ impl Sandbox {
             agent: Agent::Command(vec!["sh".into(), "-c".into(), script.into()]),
             model: None,
             setup: vec![],
+            rounds: 1,
             verify: vec![],
             turns: None,
             cost_usd: None,
