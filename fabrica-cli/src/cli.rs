@@ -4,7 +4,9 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
 use crate::commands::run::{Interrupts, interrupted};
-use crate::commands::{answer, cancel, completions, demo, doctor, image, resume, run, sessions, show};
+use crate::commands::{
+    answer, cancel, completions, demo, doctor, image, resume, run, say, sessions, show, transcript,
+};
 use crate::exit::Exit;
 use crate::problem::Problem;
 use crate::ui::Ui;
@@ -41,7 +43,9 @@ enum Command {
     Run(Box<run::RunArgs>),
     Sessions(sessions::SessionsArgs),
     Show(show::ShowArgs),
+    Transcript(transcript::TranscriptArgs),
     Answer(Box<answer::AnswerArgs>),
+    Say(say::SayArgs),
     Cancel(cancel::CancelArgs),
     Resume(Box<resume::ResumeArgs>),
     Doctor(Box<doctor::DoctorArgs>),
@@ -57,7 +61,9 @@ impl Cli {
             Command::Run(args) => run::run(*args, ui).await,
             Command::Sessions(args) => sessions::run(&args, ui).await,
             Command::Show(args) => show::run(&args, ui).await,
+            Command::Transcript(args) => transcript::run(&args, ui).await,
             Command::Answer(args) => answer::run(&args, ui).await,
+            Command::Say(args) => say::run(&args, ui).await,
             Command::Cancel(args) => cancel::run(&args, ui).await,
             Command::Resume(args) => resume::run(*args, ui).await,
             Command::Doctor(args) => unless_interrupted(doctor::run(&args, ui)).await,

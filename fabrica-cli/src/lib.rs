@@ -1,7 +1,8 @@
 //! The fabrica command, and what it shares with the service and the tests.
 //!
 //! [`assembly`] turns options and environment into a working orchestrator; [`rehearsal`] plays everything that Fabrica
-//! talks to, on loopback. The command itself is the binary of this package.
+//! talks to, on loopback; [`redact`] takes credentials out of transcripts. The command itself is the binary of this
+//! package.
 //!
 //! ```
 //! use fabrica_cli::assembly::{Directories, Environment, DataArgs};
@@ -12,4 +13,5 @@
 //! ```
 
 pub mod assembly;
+pub mod redact;
 pub mod rehearsal;

@@ -3,7 +3,7 @@
 use fabrica_cli::assembly::AssemblyError;
 use fabrica_cli::rehearsal::RehearsalError;
 use fabrica_core::failure::Failure;
-use fabrica_core::orchestrator::{AnswerError, SubmitError};
+use fabrica_core::orchestrator::{AnswerError, NoteError, SubmitError};
 use fabrica_core::plan::PlanError;
 use fabrica_core::ports::{RuntimeError, StoreError};
 use serde_json::{Value, json};
@@ -77,6 +77,16 @@ impl From<AnswerError> for Problem {
                 .hint("correct the plan that --plan names"),
             other => Self::new(Exit::Usage, other.code(), other.to_string())
                 .hint("nothing was stored; the question is still open"),
+        }
+    }
+}
+
+impl From<NoteError> for Problem {
+    fn from(error: NoteError) -> Self {
+        match error {
+            NoteError::Store(error) => error.into(),
+            other => Self::new(Exit::Usage, other.code(), other.to_string())
+                .hint("nothing was said; correct it and say it again"),
         }
     }
 }

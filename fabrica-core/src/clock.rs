@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use chrono::{DateTime, Utc};
 use uuid::{Builder, Uuid};
 
-use crate::ids::{ArtifactId, MessageId, QuestionId, SessionId, SpecId};
+use crate::ids::{ArtifactId, MessageId, NoteId, QuestionId, SessionId, SpecId};
 
 /// Where the wall clock is read. Leases never depend on it: they live in the database's time.
 pub trait Clock: Debug + Send + Sync {
@@ -86,6 +86,11 @@ impl<'a> IdSource<'a> {
     /// A question id, ordered by time.
     pub fn question(&self) -> QuestionId {
         QuestionId::from_uuid(self.ordered())
+    }
+
+    /// A note id, ordered by time.
+    pub fn note(&self) -> NoteId {
+        NoteId::from_uuid(self.ordered())
     }
 
     fn ordered(&self) -> Uuid {

@@ -92,6 +92,12 @@ uuid_id!(
     "question id"
 );
 
+uuid_id!(
+    /// One note of a person to a session's agent.
+    NoteId,
+    "note id"
+);
+
 impl SessionId {
     /// The first eight hexadecimal digits: what people see, and what the default branch is named after.
     pub fn short(&self) -> String {

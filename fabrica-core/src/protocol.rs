@@ -95,6 +95,9 @@ pub struct Job {
     /// What the attempt goes on with; `None` begins from the base.
     #[serde(default)]
     pub resume: Option<Resume>,
+    /// The number of the last note to the agent that it knows, or that stands in [`Resume::prompt`]; 0 is none.
+    #[serde(default)]
+    pub heard: u32,
 }
 
 const fn one() -> u32 {
@@ -135,6 +138,28 @@ pub struct Checkpoint {
     /// Whether the agent's conversation at that time is stored as [`CONVERSATION_ARTIFACT`].
     #[serde(default)]
     pub conversation: bool,
+    /// The number of the last note that the agent had heard then; 0 is none.
+    #[serde(default)]
+    pub heard: u32,
+}
+
+impl Checkpoint {
+    /// Whether it has nothing that the session's branch does not have: the commit is that of the agent's `HEAD`, and the
+    /// attempt goes on where the branch is now, even if others have pushed to it.
+    pub fn is_of_branch(&self) -> bool {
+        self.commit == self.head
+    }
+}
+
+/// Something that a person says to the agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Told {
+    /// Its number among the session's notes, from 1.
+    pub number: u32,
+    /// Who says it.
+    pub by: String,
+    /// What is said.
+    pub text: String,
 }
 
 /// How soon a question wants an answer.
@@ -216,6 +241,11 @@ pub enum RunnerEvent {
     Usage(Usage),
     /// What the agent did so far is safe outside of the sandbox.
     Checkpoint(Checkpoint),
+    /// The runner has all notes up to this number, and tells the agent at its next turn. Repeated whenever one comes again.
+    Received {
+        /// The number.
+        number: u32,
+    },
     /// The agent asks a person, and its work is safe. The last event of its attempt.
     Escalation(Escalation),
     /// The job ended with success. The last event of its attempt.
@@ -267,6 +297,9 @@ pub struct JobResult {
     /// The repository's template for the text of a pull request, as it is in the commit that was pushed.
     #[serde(default)]
     pub template: Option<String>,
+    /// The number of the last note that the agent has heard; 0 is none.
+    #[serde(default)]
+    pub heard: u32,
 }
 
 /// A branch that was pushed.
@@ -369,6 +402,8 @@ pub struct Acknowledgement {
 pub enum Instruction {
     /// Stop the agent, push what it committed, report `failed` with the code `session.cancelled`, exit.
     Cancel,
+    /// Tell the agent at its next turn. Repeated until [`RunnerEvent::Received`] says that it has come through.
+    Say(Told),
     /// An instruction of a newer orchestrator.
     #[serde(other)]
     Unknown,
@@ -436,6 +471,7 @@ mod tests {
                 verification: vec![],
                 rounds: 1,
                 template: Some("## Why".into()),
+                heard: 2,
             }),
             RunnerEvent::Failed {
                 failure: Failure::new("agent.failed", "it failed", "look"),

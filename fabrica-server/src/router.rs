@@ -5,7 +5,7 @@ use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::{get, post};
 
 use crate::guard;
-use crate::routes::{answer, cancel, fallback, health, messages, run, session, sessions};
+use crate::routes::{answer, cancel, fallback, health, messages, run, say, session, sessions, transcript};
 use crate::state::AppState;
 use crate::{pace, trace};
 
@@ -18,9 +18,11 @@ pub fn router(state: AppState) -> Router {
         .route("/sessions", get(sessions::handle))
         .route("/sessions/{id}", get(session::handle))
         .route("/sessions/{id}/messages", get(messages::handle))
+        .route("/sessions/{id}/transcript", get(transcript::handle))
         .route("/sessions/{id}/cancel", post(cancel::handle))
         .route("/sessions/{id}/questions", get(answer::list))
         .route("/sessions/{id}/answer", post(answer::handle))
+        .route("/sessions/{id}/say", post(say::handle))
         .fallback(fallback::route_not_found)
         .method_not_allowed_fallback(fallback::method_not_allowed)
         .layer(from_fn_with_state(state.clone(), guard::authenticate))

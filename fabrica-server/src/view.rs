@@ -1,12 +1,13 @@
-//! Sessions and messages as the API shows them. Members without a value are `null`, never left out.
+//! Sessions, messages and transcripts as the API shows them. Members without a value are `null`, never left out.
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use fabrica_core::ids::{MessageId, QuestionId, SessionId};
 use fabrica_core::message::{Message, MessageContent, MessageKind};
-use fabrica_core::ports::store::{OnDeadline, Question};
+use fabrica_core::ports::store::{OnDeadline, Question, StoredTranscript};
 use fabrica_core::protocol::{Urgency, Usage};
 use fabrica_core::session::{Session, SessionStatus};
 use serde::Serialize;
+use serde_json::{Map, Value};
 
 /// A session.
 #[derive(Debug, Serialize)]
@@ -68,6 +69,20 @@ pub(crate) struct MessageView {
     created_at: String,
     read_at: Option<String>,
     sequence: u64,
+}
+
+/// An entry of a transcript.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct TranscriptView {
+    sequence: u64,
+    attempt: u32,
+    at: String,
+    kind: String,
+    parent: Option<String>,
+    summary: String,
+    /// What the agent said, byte for byte but for credentials; its members are the agent's.
+    detail: Map<String, Value>,
 }
 
 impl From<Session> for SessionView {
@@ -136,6 +151,20 @@ impl From<Message> for MessageView {
             created_at: rfc3339(message.created_at),
             read_at: message.read_at.map(rfc3339),
             sequence: message.sequence,
+        }
+    }
+}
+
+impl From<StoredTranscript> for TranscriptView {
+    fn from(row: StoredTranscript) -> Self {
+        Self {
+            sequence: row.sequence,
+            attempt: row.attempt.get(),
+            at: rfc3339(row.at),
+            kind: row.entry.kind,
+            parent: row.entry.parent,
+            summary: row.entry.summary,
+            detail: row.entry.detail,
         }
     }
 }

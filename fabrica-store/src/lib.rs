@@ -18,6 +18,7 @@ mod connect;
 mod error;
 mod events;
 mod group;
+mod notes;
 mod notices;
 mod postgres;
 mod questions;

@@ -42,6 +42,8 @@ pub(crate) struct Ending {
     pub(crate) delay: Duration,
     /// How many attempts the session gets in place of this one: 0 or 1.
     pub(crate) replaced: i32,
+    /// How many attempts it gets on top: 0 or 1.
+    pub(crate) granted: i32,
     /// What is asked.
     pub(crate) question: Option<NewQuestion>,
 }
@@ -54,10 +56,11 @@ impl Ending {
             failure,
             delay: Duration::ZERO,
             replaced: 0,
+            granted: 0,
             question: None,
         };
         Ok(match end {
-            AttemptEnd::Completed => ending(SessionStatus::Completed, "completed", None),
+            AttemptEnd::Completed { .. } => ending(SessionStatus::Completed, "completed", None),
             AttemptEnd::Failed(failure) => ending(SessionStatus::Failed, "failed", Some(failure)),
             AttemptEnd::Cancelled => ending(SessionStatus::Cancelled, "cancelled", None),
             AttemptEnd::Escalated(question) => Self {
@@ -84,6 +87,17 @@ impl Ending {
                 }
             }
         })
+    }
+}
+
+impl Ending {
+    /// The same end of a session that goes on at once, since the agent has not heard everything.
+    pub(crate) fn going_on(self) -> Self {
+        Self {
+            status: SessionStatus::Pending,
+            granted: 1,
+            ..self
+        }
     }
 }
 

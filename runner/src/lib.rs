@@ -21,6 +21,7 @@ mod distrusted;
 mod environment;
 mod forwarder;
 mod gateway;
+mod inbox;
 mod process;
 mod report;
 mod repository;

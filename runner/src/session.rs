@@ -1,10 +1,12 @@
 //! One session from the clone to the push.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
 use fabrica_core::failure::Failure;
 use fabrica_core::plan::Agent;
-use fabrica_core::protocol::{Escalation, Job, JobResult, Pushed, RunnerEvent, Usage, Verification};
+use fabrica_core::protocol::{Escalation, Job, JobResult, Pushed, RunnerEvent, Told, Usage, Verification};
+use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use crate::agent::{self, Claude, Start};
@@ -13,20 +15,26 @@ use crate::checkpoint::{self, Checkpointer, Last, restore};
 use crate::commands::Commands;
 use crate::environment::Environment;
 use crate::gateway::{Gateway, Service};
+use crate::inbox::{self, Inbox};
 use crate::process::Processes;
 use crate::report::Reporter;
 use crate::repository::{
-    Checkout, Git, Pusher, Remotely, Work, clone, commit_leftovers, has_changes, inspect, preflight,
-    template, template_path,
+    Checkout, Conflict, Git, Pusher, Rejoined, Remotely, Work, clone, commit_leftovers, has_changes, inspect,
+    preflight, rejoin, template, template_path,
 };
 use crate::stop::{Reason, Stop};
 use crate::transcript;
-use crate::verification::{Verified, verify};
+use crate::verification::{Refuted, Verified, verify};
 
 /// How long pushing may take after a stop was requested: the engine's own patience is limited too.
 const HURRY: Duration = Duration::from_secs(20);
 /// How long a checkpoint of what a failed agent left may take.
 const RESCUE: Duration = Duration::from_mins(1);
+
+/// How often the work is verified again because others have pushed meanwhile.
+const MOST_OVERTAKEN: u32 = 5;
+/// How long it takes at most until it is noticed that the agent has heard something.
+const LISTENING: Duration = Duration::from_secs(1);
 
 /// What one session works with.
 #[derive(Debug)]
@@ -57,6 +65,27 @@ enum Worked {
     Asked(Escalation),
 }
 
+/// What became of work that the agent calls done.
+enum Checked {
+    /// It is what the plan asks for, and fits on top of what others have pushed.
+    Passed(Vec<Verification>),
+    /// The verification failed.
+    Refuted(Refuted),
+    /// It does not fit.
+    Conflict(Conflict),
+}
+
+impl Checked {
+    /// The step, what happened for people, and what the agent is told before the given round.
+    fn put(&self, round: u32, rounds: u32) -> (&'static str, String, String) {
+        match self {
+            Self::Passed(_) => ("verify", String::new(), String::new()),
+            Self::Refuted(refuted) => ("verify", refuted.cause(), refuted.prompt(round, rounds)),
+            Self::Conflict(conflict) => ("rebase", conflict.cause(), conflict.prompt(round, rounds)),
+        }
+    }
+}
+
 /// Work that is done.
 struct Done {
     summary: String,
@@ -71,31 +100,39 @@ impl Session {
             Ok(prepared) => prepared,
             Err(failure) => return failed(failure, None),
         };
+        let inbox = Inbox::new(self.environment.scratch().join("inbox"), self.job.heard);
         let checkpointer = Checkpointer::new(
             (&git, &self.gateway),
             &self.environment,
             (&self.job, &checkout),
-            &self.reporter,
+            (&self.reporter, &inbox),
             last,
         );
         let worked = tokio::select! {
             biased;
-            worked = self.work(&git, &checkout) => worked,
+            worked = self.work(&git, &checkout, &inbox) => worked,
             never = checkpointer.regularly() => match never {},
+            never = self.listen(&inbox) => match never {},
         };
+        self.tell_heard(&inbox).await;
         if self.stop.reason() == Some(Reason::Fenced) {
             // Whatever this attempt does now is refused.
             return failed(Reason::Fenced.failure(), None);
         }
         match worked {
             Ok(Worked::Done(done)) => match self.within_limits(self.publish(&git, &checkout)).await {
-                Ok(pushed) => RunnerEvent::Completed(JobResult {
-                    summary: done.summary,
-                    pushed,
-                    verification: done.verification,
-                    rounds: done.rounds,
-                    template: template(&git, &checkout).await,
-                }),
+                Ok(pushed) => {
+                    let head = pushed.as_ref().map_or(&checkout.start, |pushed| &pushed.head);
+                    checkpointer.finally(head).await;
+                    RunnerEvent::Completed(JobResult {
+                        summary: done.summary,
+                        pushed,
+                        verification: done.verification,
+                        rounds: done.rounds,
+                        template: template(&git, &checkout).await,
+                        heard: inbox.heard(),
+                    })
+                }
                 Err(failure) => failed(failure, None),
             },
             Ok(Worked::Asked(question)) => match self.within_limits(self.secure(&checkpointer)).await {
@@ -113,6 +150,16 @@ impl Session {
         }
     }
 
+    fn remotely<'a>(&'a self, git: &'a Git) -> Remotely<'a> {
+        Remotely {
+            git,
+            gateway: &self.gateway,
+            token: &self.environment.agent_token,
+            job: &self.job,
+            reporter: &self.reporter,
+        }
+    }
+
     async fn prepare(&self) -> Result<Prepared, Failure> {
         let git = Git::find(
             &self.environment.path,
@@ -121,13 +168,7 @@ impl Session {
         )?;
         preflight(&self.gateway, Service::UploadPack).await?;
         let directory = self.environment.repository();
-        let remotely = Remotely {
-            git: &git,
-            gateway: &self.gateway,
-            token: &self.environment.agent_token,
-            job: &self.job,
-            reporter: &self.reporter,
-        };
+        let remotely = self.remotely(&git);
         let checkout = clone(remotely, &directory).await?;
         let checkpoint = self
             .job
@@ -135,13 +176,32 @@ impl Session {
             .as_ref()
             .and_then(|resume| resume.checkpoint.as_ref());
         let last = match checkpoint {
-            Some(checkpoint) => Some(restore(remotely, &checkout, checkpoint).await?),
+            Some(checkpoint) => restore(remotely, &checkout, checkpoint).await?,
             None => None,
         };
         Ok(Prepared { git, checkout, last })
     }
 
-    async fn work(&self, git: &Git, checkout: &Checkout) -> Result<Worked, Failure> {
+    /// Hands on what people say to the agent, and tells them when it has heard it.
+    async fn listen(&self, inbox: &Inbox) -> Infallible {
+        let mut said = self.reporter.said();
+        loop {
+            receive(inbox, &mut said);
+            self.tell_heard(inbox).await;
+            // The agent's hooks tell nobody that they took something.
+            let _ = timeout(LISTENING, said.changed()).await;
+        }
+    }
+
+    async fn tell_heard(&self, inbox: &Inbox) {
+        for by in inbox.settle() {
+            self.reporter
+                .progress("said", format!("The agent has heard what {by} said"))
+                .await;
+        }
+    }
+
+    async fn work(&self, git: &Git, checkout: &Checkout, inbox: &Inbox) -> Result<Worked, Failure> {
         let scratch = self.environment.scratch();
         let task = scratch.join("task.md");
         let asking = std::fs::create_dir_all(&scratch)
@@ -181,30 +241,69 @@ impl Session {
             self.keep_transcript().await;
             let agent::Worked { summary, usage } = worked?;
             spent = spent.plus(usage);
+            receive(inbox, &mut self.reporter.said());
+            let unheard = inbox.take();
+            if !unheard.is_empty() {
+                worked = agent::go_on(start, inbox::words(&unheard), spent).await;
+                continue;
+            }
             self.stop
                 .or(commit_leftovers(git, checkout, &self.job, &self.reporter))
                 .await?;
-            match verify(&commands, &self.job.verify).await? {
-                Verified::Passed(verification) => {
+            let objection = match self.check(git, checkout, &commands).await? {
+                Checked::Passed(verification) => {
                     return Ok(Worked::Done(Done {
                         summary,
                         verification,
                         rounds: round,
                     }));
                 }
-                Verified::Failed(refuted) if round >= rounds => return Err(refuted.failure(rounds)),
-                Verified::Failed(refuted) => {
-                    let told = refuted.prompt(round + 1, rounds);
+                Checked::Refuted(refuted) if round >= rounds => return Err(refuted.failure(rounds)),
+                Checked::Conflict(conflict) if round >= rounds => {
+                    return Ok(Worked::Asked(conflict.question()));
+                }
+                objection => objection,
+            };
+            let (step, cause, told) = objection.put(round + 1, rounds);
+            self.reporter
+                .progress(
+                    step,
+                    format!("{cause}: the agent is told (round {round} of {rounds})"),
+                )
+                .await;
+            worked = agent::go_on(start, told, spent).await;
+            round += 1;
+        }
+    }
+
+    /// Puts the work on top of what others have pushed, and verifies it: what is verified must be what is pushed, so nothing
+    /// of others may come in between.
+    async fn check(&self, git: &Git, checkout: &Checkout, commands: &Commands) -> Result<Checked, Failure> {
+        let mut verified = None;
+        for _ in 0..MOST_OVERTAKEN {
+            match self.stop.or(rejoin(self.remotely(git), checkout)).await? {
+                Rejoined::Conflict(conflict) => return Ok(Checked::Conflict(conflict)),
+                Rejoined::UpToDate => {
+                    if let Some(verified) = verified {
+                        return Ok(Checked::Passed(verified));
+                    }
+                }
+                Rejoined::Rebased(theirs) => {
                     let message = format!(
-                        "{}: the agent is told (round {round} of {rounds})",
-                        refuted.cause()
+                        "Put the work on top of {theirs} commit(s) that others pushed to {}",
+                        checkout.branch
                     );
-                    self.reporter.progress("verify", message).await;
-                    worked = agent::go_on(start, told, spent).await;
-                    round += 1;
+                    self.reporter.progress("rebase", message).await;
                 }
             }
+            verified = match verify(commands, &self.job.verify).await? {
+                Verified::Passed(none) if none.is_empty() => return Ok(Checked::Passed(none)),
+                Verified::Passed(verification) => Some(verification),
+                Verified::Failed(refuted) => return Ok(Checked::Refuted(refuted)),
+            };
         }
+        // Others push faster than the verification takes: the push itself decides.
+        Ok(Checked::Passed(verified.unwrap_or_default()))
     }
 
     /// Makes the work safe before a person is asked. Nothing of the agent is alive then, so that nothing is missing.
@@ -221,10 +320,16 @@ impl Session {
         failure: Failure,
     ) -> RunnerEvent {
         let published = self.within_limits(async {
-            if let Some(checkpointer) = checkpointer {
-                self.rescue(git, checkout, checkpointer).await;
+            let rescued = match checkpointer {
+                Some(checkpointer) => self.rescue(git, checkout, checkpointer).await,
+                None => true,
+            };
+            let pushed = self.publish(git, checkout).await?;
+            if let (false, Some(checkpointer)) = (rescued, checkpointer) {
+                let head = pushed.as_ref().map_or(&checkout.start, |pushed| &pushed.head);
+                checkpointer.finally(head).await;
             }
-            self.publish(git, checkout).await
+            Ok(pushed)
         });
         match published.await {
             Ok(pushed) => failed(failure, pushed),
@@ -235,17 +340,18 @@ impl Session {
         }
     }
 
-    /// Makes a checkpoint of what would be lost otherwise.
-    async fn rescue(&self, git: &Git, checkout: &Checkout, checkpointer: &Checkpointer<'_>) {
+    /// Makes a checkpoint of what would be lost otherwise. False if nothing would.
+    async fn rescue(&self, git: &Git, checkout: &Checkout, checkpointer: &Checkpointer<'_>) -> bool {
         let stopped = self.stop.reason().is_some();
         if !stopped && !has_changes(git, checkout).await {
-            return;
+            return false;
         }
         let limit = if stopped { HURRY / 2 } else { RESCUE };
         let secured = timeout(limit, self.secure(checkpointer)).await;
         if let Err(failure) = secured.unwrap_or_else(|_| Err(checkpoint::slow())) {
             checkpointer.tell(&failure).await;
         }
+        true
     }
 
     async fn kill_all_others(&self, consequence: &str) -> Result<(), Failure> {
@@ -311,6 +417,13 @@ impl Session {
                 reason
             } => Err(reason.failure()),
         }
+    }
+}
+
+/// Hands on what people said to the agent.
+fn receive(inbox: &Inbox, said: &mut watch::Receiver<Vec<Told>>) {
+    for note in said.borrow_and_update().iter() {
+        inbox.receive(note);
     }
 }
 

@@ -8,5 +8,7 @@ pub(crate) mod doctor;
 pub(crate) mod image;
 pub(crate) mod resume;
 pub(crate) mod run;
+pub(crate) mod say;
 pub(crate) mod sessions;
 pub(crate) mod show;
+pub(crate) mod transcript;

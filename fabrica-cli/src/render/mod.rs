@@ -5,3 +5,4 @@ pub(crate) mod report;
 #[cfg(test)]
 pub(crate) mod sample;
 pub(crate) mod session;
+pub(crate) mod transcript;

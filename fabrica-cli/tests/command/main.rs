@@ -7,6 +7,7 @@
 mod bad_plans;
 mod sessions;
 mod surroundings;
+mod transcript;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};

@@ -13,6 +13,7 @@ mod bad_input;
 mod endings;
 mod engine_dies;
 mod escalation;
+mod following;
 mod main_job;
 mod postgres;
 mod rig;

@@ -9,7 +9,7 @@ use crate::ids::{QuestionId, SessionId};
 use crate::message::{MessageContent, MessageKind, NewMessage};
 use crate::plan::{Plan, PlanError, Repository, RepositoryPolicy};
 use crate::ports::store::{
-    Answered, Claimed, Deadline, Due, NewAnswer, NewQuestion, OnDeadline, Question, Store, StoreError,
+    Answered, Claimed, Deadline, Due, NewAnswer, NewQuestion, Note, OnDeadline, Question, Store, StoreError,
 };
 use crate::protocol::{Escalation, Resume};
 
@@ -202,27 +202,45 @@ pub(super) fn ask(inner: &Inner, plan: Option<&Plan>, escalation: Escalation) ->
     (question, inner.message(MessageKind::Escalation, content))
 }
 
-/// What a new attempt goes on with; `None` begins from the base.
-pub(super) fn resume(claimed: &Claimed, plan: &Plan) -> Option<Resume> {
+/// What a new attempt goes on with, and what people have said to it; `None` begins from the base.
+pub(super) fn resume(claimed: &Claimed, plan: &Plan, notes: &[Note]) -> Option<Resume> {
     let checkpoint = claimed.checkpoint.as_ref();
     // A conversation that was made safe after the answer holds it.
     let told = |question: &Question| {
         checkpoint.is_some_and(|(attempt, checkpoint)| checkpoint.conversation && *attempt > question.attempt)
     };
-    let prompt = match &claimed.answered {
-        Some(question) if !told(question) => answer_prompt(question, claimed, plan),
-        _ if checkpoint.is_some() => LOST_PROMPT.to_owned(),
-        _ => return None,
-    };
-    Some(Resume {
-        checkpoint: checkpoint.map(|(_, checkpoint)| checkpoint.clone()),
-        prompt,
+    let known = checkpoint
+        .filter(|(_, checkpoint)| checkpoint.conversation)
+        .map_or(0, |(_, checkpoint)| checkpoint.heard);
+    let mut said = notes.iter().filter(|note| note.number > known).peekable();
+    let mut parts = Vec::new();
+    match (&claimed.answered, checkpoint) {
+        (Some(question), _) if !told(question) => parts.push(answer_prompt(question, claimed, plan)),
+        // It was done; whoever goes on wants something more.
+        (_, Some((_, checkpoint))) if checkpoint.is_of_branch() && said.peek().is_some() => {}
+        (_, Some(_)) => parts.push(LOST_PROMPT.to_owned()),
+        (_, None) => {}
+    }
+    let words: Vec<_> = said
+        .map(|note| format!("{} says:\n\n{}", note.by, note.text))
+        .collect();
+    if !words.is_empty() {
+        parts.extend(words);
+        parts.push(SAID_PROMPT.to_owned());
+    }
+    let checkpoint = checkpoint.map(|(_, checkpoint)| checkpoint.clone());
+    (checkpoint.is_some() || !parts.is_empty()).then(|| Resume {
+        checkpoint,
+        prompt: parts.join("\n\n"),
     })
 }
 
 const LOST_PROMPT: &str = "The sandbox that you worked in was lost. You are in a new one: the repository is as it was at the \
      last checkpoint, a few minutes before, and whatever ran is gone. Look at `git status` and `git log`, and go on with \
      the task.";
+
+const SAID_PROMPT: &str = "Do what is said. You may be in a new sandbox, in which nothing runs that you started; the repository \
+     is at the head of your branch, to which others may have pushed since: look at `git log`.";
 
 fn answer_prompt(question: &Question, claimed: &Claimed, plan: &Plan) -> String {
     let asked = &question.escalation.question;

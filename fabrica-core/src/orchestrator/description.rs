@@ -172,6 +172,7 @@ mod tests {
             }],
             rounds: 2,
             template: template.map(str::to_owned),
+            heard: 0,
         }
     }
 

@@ -16,6 +16,7 @@ mod pace;
 mod publish;
 mod recovery;
 mod sandbox;
+mod saying;
 mod service;
 mod sink;
 mod submit;
@@ -23,6 +24,7 @@ mod watch;
 
 pub use asking::{AnswerError, AnswerSubmission, MAX_ANSWER_BYTES, submit_answer};
 pub use options::{Options, SandboxOptions};
+pub use saying::{MAX_NOTE_BYTES, NoteError, NoteSubmission, submit_note};
 pub use service::{BranchOnly, Builder, Orchestrator, Shutdown, request_cancel};
 pub use submit::{Submission, SubmitError};
 pub use watch::SessionUpdate;

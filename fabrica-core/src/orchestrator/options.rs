@@ -64,6 +64,9 @@ pub struct Options {
 }
 
 impl Options {
+    /// How many attempts a session has where neither the plan nor the operator says.
+    pub const ATTEMPTS: u32 = 2;
+
     /// Options with the usual values for a worker of that name and a runner binary at that path.
     pub fn new(worker: WorkerId, runner: impl Into<PathBuf>) -> Self {
         Self {
@@ -82,7 +85,7 @@ impl Options {
             retention: Retention::default(),
             stop_grace: Duration::from_secs(40),
             engine_patience: Duration::from_secs(30),
-            attempts: 2,
+            attempts: Self::ATTEMPTS,
             retry_delay: Duration::from_secs(5),
             public_url: None,
             repositories: RepositoryPolicy::default(),

@@ -66,6 +66,7 @@ pub(super) fn reported(event: RunnerEvent, cancelled: bool) -> Outcome {
         | RunnerEvent::Agent(_)
         | RunnerEvent::Usage(_)
         | RunnerEvent::Checkpoint(_)
+        | RunnerEvent::Received { .. }
         | RunnerEvent::Unknown => Outcome::failed(no_end()),
     }
 }

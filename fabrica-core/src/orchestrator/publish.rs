@@ -33,6 +33,7 @@ pub(super) async fn publish(
         return completed(
             inner,
             claimed,
+            &result,
             completion(claimed, &result, MessageContent::text(text)),
         );
     };
@@ -45,6 +46,7 @@ pub(super) async fn publish(
             completed(
                 inner,
                 claimed,
+                &result,
                 completion(claimed, &result, MessageContent::text(text)),
             )
         }
@@ -56,7 +58,7 @@ pub(super) async fn publish(
                 .with("prUrl", request.url.as_str())
                 .with("prNumber", request.number)
                 .with("warnings", request.warnings);
-            completed(inner, claimed, completion(claimed, &result, content))
+            completed(inner, claimed, &result, completion(claimed, &result, content))
         }
         Err(error) => outcome::end_failed(inner, claimed, error.failure(), Some(&pushed)),
     }
@@ -111,10 +113,15 @@ fn opened(request: &PullRequest) -> String {
     text
 }
 
-fn completed(inner: &Inner, claimed: &Claimed, content: MessageContent) -> (AttemptEnd, Vec<NewMessage>) {
+fn completed(
+    inner: &Inner,
+    claimed: &Claimed,
+    result: &JobResult,
+    content: MessageContent,
+) -> (AttemptEnd, Vec<NewMessage>) {
     let content = content.with("attempt", claimed.session.attempt.get());
     (
-        AttemptEnd::Completed,
+        AttemptEnd::Completed { heard: result.heard },
         vec![inner.message(MessageKind::Completion, content)],
     )
 }

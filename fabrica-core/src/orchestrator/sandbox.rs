@@ -13,7 +13,7 @@ use crate::ports::runtime::{
     Bind, ContainerName, ContainerSpec, LABEL_ATTEMPT, LABEL_GATEWAY, LABEL_OWNER, LABEL_SESSION,
     ResourceLimits, Tmpfs,
 };
-use crate::ports::store::Claimed;
+use crate::ports::store::{Claimed, Note};
 use crate::protocol::{
     AGENT_TOKEN_VARIABLE, GATEWAY_DIRECTORY, Job, RUNNER_PATH, RUNNER_TOKEN_VARIABLE, WORKSPACE,
 };
@@ -40,7 +40,7 @@ pub(super) fn branch(plan: &Plan, fence: Fence) -> String {
         .unwrap_or_else(|| format!("fabrica/{}", fence.session.short()))
 }
 
-pub(super) fn job(options: &Options, plan: &Plan, claimed: &Claimed) -> Job {
+pub(super) fn job(options: &Options, plan: &Plan, claimed: &Claimed, notes: &[Note]) -> Job {
     let fence = claimed.fence();
     Job {
         session: fence.session,
@@ -59,7 +59,8 @@ pub(super) fn job(options: &Options, plan: &Plan, claimed: &Claimed) -> Job {
         committer: options.committer.clone(),
         depth: options.clone_depth,
         checkpoint_seconds: options.checkpoint.map(|interval| interval.as_secs().max(1)),
-        resume: asking::resume(claimed, plan),
+        resume: asking::resume(claimed, plan, notes),
+        heard: notes.last().map_or(0, |note| note.number),
     }
 }
 

@@ -12,6 +12,7 @@ use super::asking::{AnswerError, AnswerSubmission, submit_answer};
 use super::inner::Inner;
 use super::options::Options;
 use super::pace::Pace;
+use super::saying::{NoteError, NoteSubmission, submit_note};
 use super::submit::{Submission, SubmitError};
 use super::watch::{self, SessionUpdate};
 use crate::clock::{Clock, Entropy, IdSource, SystemClock, SystemEntropy};
@@ -21,7 +22,7 @@ use crate::ports::forge::{Forge, ForgeError, Publication, PullRequestRequest};
 use crate::ports::gateway::Gateway;
 use crate::ports::presence::Presence;
 use crate::ports::runtime::ContainerRuntime;
-use crate::ports::store::{Answered, CancelOutcome, Created, Store, StoreError};
+use crate::ports::store::{Answered, CancelOutcome, Created, Said, Store, StoreError};
 use crate::session::SessionStatus;
 
 /// A handle to the orchestration; cheap to clone.
@@ -131,6 +132,17 @@ impl Orchestrator {
     pub async fn answer(&self, answer: AnswerSubmission) -> Result<Answered, AnswerError> {
         let policy = &self.inner.options.repositories;
         submit_answer(&*self.inner.store, self.inner.ids(), policy, answer).await
+    }
+
+    /// Says something to a session's agent: it hears it at its next turn. A session that has ended goes on with it, in the same
+    /// conversation and on the same branch.
+    ///
+    /// # Errors
+    ///
+    /// [`NoteError`]; nothing is stored then.
+    pub async fn say(&self, note: NoteSubmission) -> Result<Said, NoteError> {
+        let attempts = self.inner.options.attempts;
+        submit_note(&*self.inner.store, self.inner.ids(), attempts, note).await
     }
 
     /// Works: claims sessions and drives them, until it is asked to end.

@@ -1,6 +1,7 @@
 //! Takes what one attempt reports: every event becomes durable before it is acknowledged.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use serde_json::{Value, json};
@@ -12,8 +13,8 @@ use super::inner::Inner;
 use super::lease::Lease;
 use crate::message::{MessageContent, MessageKind, NewMessage};
 use crate::ports::gateway::{SessionSink, SinkError};
-use crate::ports::store::{EventRecord, NewArtifact, StoreError};
-use crate::protocol::{Acknowledgement, Envelope, Instruction, RunnerEvent};
+use crate::ports::store::{EventRecord, NewArtifact, Note, StoreError};
+use crate::protocol::{Acknowledgement, Envelope, Instruction, RunnerEvent, Told};
 use crate::session::SessionStatus;
 
 /// The sink of one attempt.
@@ -26,7 +27,20 @@ pub(super) struct AttemptSink {
     /// Cancelled as soon as the store says that somebody asked for the session's end.
     cancel: CancellationToken,
     signs: Mutex<Signs>,
+    hearing: Mutex<Hearing>,
 }
+
+/// What people say to the agent: how far the runner knows it.
+#[derive(Debug)]
+struct Hearing {
+    /// The number of the last note that the runner has.
+    received: u32,
+    /// When the store was asked for more.
+    asked: Option<Instant>,
+}
+
+/// How often the store is asked what people have said.
+const HEARING: Duration = Duration::from_secs(1);
 
 /// When the sandbox was heard of last.
 #[derive(Debug, Clone, Copy)]
@@ -54,6 +68,11 @@ impl AttemptSink {
                     contact: Instant::now(),
                     event: Instant::now(),
                 }),
+                // Should the runner know some of them, it says so at once.
+                hearing: Mutex::new(Hearing {
+                    received: 0,
+                    asked: None,
+                }),
             }),
             ended,
         )
@@ -69,6 +88,33 @@ impl AttemptSink {
         signs.contact = Instant::now();
         if events {
             signs.event = signs.contact;
+        }
+    }
+
+    /// What the runner does not know yet of what people have said. If it cannot be read now, it is with the next batch.
+    async fn unheard(&self, events: &[RunnerEvent]) -> Vec<Instruction> {
+        let after = {
+            let mut hearing = self.hearing.lock().unwrap_or_else(PoisonError::into_inner);
+            for event in events {
+                if let RunnerEvent::Received { number } = event {
+                    hearing.received = hearing.received.max(*number);
+                }
+            }
+            if hearing.asked.is_some_and(|asked| asked.elapsed() < HEARING) {
+                return Vec::new();
+            }
+            hearing.asked = Some(Instant::now());
+            hearing.received
+        };
+        match self.inner.store.notes(self.lease.fence.session, after).await {
+            Ok(notes) => notes
+                .into_iter()
+                .map(|note| Instruction::Say(told(note)))
+                .collect(),
+            Err(error) => {
+                tracing::warn!(%error, "what people said cannot be read");
+                Vec::new()
+            }
         }
     }
 
@@ -116,7 +162,8 @@ impl AttemptSink {
             RunnerEvent::Usage(usage) => record.usage = Some(*usage),
             RunnerEvent::Checkpoint(checkpoint) => record.checkpoint = Some(checkpoint.clone()),
             // The end is told when the attempt is ended; an event of a newer runner only takes its number.
-            RunnerEvent::Completed(_)
+            RunnerEvent::Received { .. }
+            | RunnerEvent::Completed(_)
             | RunnerEvent::Failed { .. }
             | RunnerEvent::Escalation(_)
             | RunnerEvent::Unknown => {}
@@ -166,15 +213,14 @@ impl SessionSink for AttemptSink {
             Err(error) => return Err(self.refused(error).await),
         };
         self.heard(!events.is_empty());
-        let last = events
-            .into_iter()
-            .map(|envelope| envelope.event)
-            .find(ends_attempt);
+        let events: Vec<_> = events.into_iter().map(|envelope| envelope.event).collect();
+        let said = self.unheard(&events).await;
+        let last = events.into_iter().find(ends_attempt);
         if let Some(event) = last {
             self.terminal
                 .send_if_modified(|known| known.is_none() && known.replace(event).is_none());
         }
-        let mut instructions = Vec::new();
+        let mut instructions = said;
         if recorded.cancel_requested {
             instructions.push(Instruction::Cancel);
             self.cancel.cancel();
@@ -202,6 +248,15 @@ impl SessionSink for AttemptSink {
             Ok(artifact) => Ok(artifact),
             Err(error) => Err(SinkError::Unavailable(Box::new(error))),
         }
+    }
+}
+
+/// What the runner is told of a note.
+pub(super) fn told(note: Note) -> Told {
+    Told {
+        number: note.number,
+        by: note.by,
+        text: note.text,
     }
 }
 

@@ -17,7 +17,7 @@ pub use self::storable::Storable;
 use super::Source;
 use crate::failure::Failure;
 use crate::ids::{
-    ArtifactId, AttemptNumber, Fence, LeaseNumber, MessageId, QuestionId, SessionId, SpecId, WorkerId,
+    ArtifactId, AttemptNumber, Fence, LeaseNumber, MessageId, NoteId, QuestionId, SessionId, SpecId, WorkerId,
 };
 use crate::message::{Message, MessageKind, NewMessage};
 use crate::protocol::{Checkpoint, Escalation, TranscriptEntry, Usage};
@@ -188,8 +188,12 @@ pub struct Recorded {
 /// How an attempt ends.
 #[derive(Debug, Clone, PartialEq)]
 pub enum AttemptEnd {
-    /// The session is `completed`.
-    Completed,
+    /// The session is `completed`; or `pending` at once, with one attempt more, if somebody said something that the agent
+    /// had not heard when it ended.
+    Completed {
+        /// The number of the last note that the agent has heard; 0 is none.
+        heard: u32,
+    },
     /// The session is `failed`.
     Failed(Failure),
     /// The session is `cancelled`.
@@ -346,6 +350,58 @@ pub enum Answered {
     Accepted(Question),
     /// The question had an answer before, which stands; nothing was changed.
     Already(Question),
+}
+
+/// Something that a person says to a session's agent, about to be stored.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NewNote {
+    /// Its id.
+    pub id: NoteId,
+    /// The session.
+    pub session: SessionId,
+    /// What is said.
+    pub text: String,
+    /// Who says it.
+    pub by: String,
+    /// How many attempts the session gets if it has ended and goes on with this; at least 1.
+    pub attempts: u32,
+    /// What tells of it.
+    pub message: NewMessage,
+}
+
+/// A note as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Note {
+    /// Its id.
+    pub id: NoteId,
+    /// Its session.
+    pub session: SessionId,
+    /// Its place among the session's notes, from 1, without gaps.
+    pub number: u32,
+    /// What is said.
+    pub text: String,
+    /// Who says it.
+    pub by: String,
+    /// When, in the database's time.
+    pub at: DateTime<Utc>,
+}
+
+/// What became of `say`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Said {
+    /// The agent is told at its next turn, or at its start.
+    Queued(Note),
+    /// The session had ended; it is `pending` again.
+    Continued(Note),
+}
+
+impl Said {
+    /// The note.
+    pub const fn note(&self) -> &Note {
+        match self {
+            Self::Queued(note) | Self::Continued(note) => note,
+        }
+    }
 }
 
 /// What an open question is due for.
@@ -609,6 +665,22 @@ pub trait Store: Debug + Send + Sync {
     /// [`StoreError`] if the store cannot be written.
     async fn give_up(&self, question: QuestionId, message: NewMessage) -> Result<bool, StoreError>;
 
+    /// Says something to a session's agent. One that is pending or running is told; one that has ended goes on: it is
+    /// `pending` again, without `completed_at`, with that many attempts left and no longer to be cancelled. The notes of a
+    /// session are numbered in the order in which they are stored.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::NoSuchSession`]; [`StoreError::WaitsForAnswer`] if the session is `escalated`.
+    async fn say(&self, note: NewNote) -> Result<Said, StoreError>;
+
+    /// A session's notes after a number, in order.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] if the store cannot be read.
+    async fn notes(&self, session: SessionId, after: u32) -> Result<Vec<Note>, StoreError>;
+
     /// Asks for the end of a session. A pending or escalated one is `cancelled` at once, with the message.
     ///
     /// # Errors
@@ -710,6 +782,9 @@ pub enum StoreError {
         /// Where it is now.
         status: SessionStatus,
     },
+    /// The session has asked, and wants an answer instead of a note.
+    #[error("session {0} has asked a question: answer it instead")]
+    WaitsForAnswer(SessionId),
     /// The database cannot be reached or is busy; the same call may succeed later.
     #[error("the database is unavailable: {message}")]
     Unavailable {
@@ -751,6 +826,7 @@ impl StoreError {
             Self::NoAttemptsLeft(_) => "session.attempts_exhausted",
             Self::NoSuchQuestion(_) => "question.not_found",
             Self::NotWaiting { .. } => "question.not_open",
+            Self::WaitsForAnswer(_) => "session.waits_for_answer",
             Self::Unavailable { .. } => "database.unavailable",
             Self::BrokenRow { .. } => "database.broken_row",
             Self::Database { .. } => "database.refused",

@@ -59,6 +59,7 @@ impl Script {
             verification: Vec::new(),
             rounds: 1,
             template: None,
+            heard: 0,
         };
         Self {
             events: vec![

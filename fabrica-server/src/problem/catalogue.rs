@@ -90,6 +90,16 @@ fn sessions(code: &str) -> Option<Entry> {
             "The answer cannot be accepted",
             "Correct what `detail` names, and send the answer again.",
         ),
+        "note.empty" | "note.too_long" | "note.name_invalid" => entry(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "The note cannot be accepted",
+            "Correct what `detail` names, and send the note again.",
+        ),
+        "session.waits_for_answer" => entry(
+            StatusCode::CONFLICT,
+            "The session waits for an answer",
+            "POST the answer to /sessions/{id}/answer; GET /sessions/{id}/questions tells what is asked.",
+        ),
         "session.already_ended" => entry(
             StatusCode::CONFLICT,
             "The session has ended already",
@@ -124,7 +134,7 @@ fn requests(code: &str) -> Option<Entry> {
         "request.route_not_found" => entry(
             StatusCode::NOT_FOUND,
             "There is no such route",
-            "The routes are /health, /run, /sessions, /sessions/{id}, and below it /messages, /questions, /answer and /cancel.",
+            "The routes are /health, /run, /sessions, /sessions/{id}, and below it /messages, /transcript, /questions, /answer, /say and /cancel.",
         ),
         "request.method_not_allowed" => entry(
             StatusCode::METHOD_NOT_ALLOWED,

@@ -5,7 +5,7 @@ mod catalogue;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use fabrica_core::ids::InvalidId;
-use fabrica_core::orchestrator::{AnswerError, SubmitError};
+use fabrica_core::orchestrator::{AnswerError, NoteError, SubmitError};
 use fabrica_core::plan::{PlanError, PlanProblem};
 use fabrica_core::ports::store::StoreError;
 use serde::Serialize;
@@ -132,6 +132,15 @@ impl From<AnswerError> for Problem {
         match error {
             AnswerError::Plan(error) => error.into(),
             AnswerError::Store(error) => error.into(),
+            other => Self::new(other.code(), other.to_string()),
+        }
+    }
+}
+
+impl From<NoteError> for Problem {
+    fn from(error: NoteError) -> Self {
+        match error {
+            NoteError::Store(error) => error.into(),
             other => Self::new(other.code(), other.to_string()),
         }
     }

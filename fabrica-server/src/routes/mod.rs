@@ -6,5 +6,7 @@ pub(crate) mod fallback;
 pub(crate) mod health;
 pub(crate) mod messages;
 pub(crate) mod run;
+pub(crate) mod say;
 pub(crate) mod session;
 pub(crate) mod sessions;
+pub(crate) mod transcript;

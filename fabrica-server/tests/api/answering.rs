@@ -134,3 +134,48 @@ async fn whoever_does_not_ask_gets_no_answer() {
     let refused = answer(&waiting, &id, &json!({"answer": "this"})).await;
     problem(refused, 409, "question.not_open").await;
 }
+
+#[tokio::test]
+async fn a_note_is_taken_and_goes_on_with_a_session_that_has_ended() {
+    let (rig, id) = waiting().await;
+    let path = format!("/sessions/{id}/say");
+    let say = async |body: Value| rig.request(Method::POST, &path).json(&body).send().await.unwrap();
+    let note = json!({"text": "Use tabs", "by": "Ada"});
+    problem(say(note.clone()).await, 409, "session.waits_for_answer").await;
+    assert_eq!(answer(&rig, &id, &json!({"answer": "this"})).await.status(), 202);
+    let queued = say(note.clone()).await;
+    assert_eq!(queued.status(), 202);
+    let queued: Value = queued.json().await.unwrap();
+    assert_eq!(
+        (&queued["number"], &queued["continued"]),
+        (&json!(1), &json!(false))
+    );
+    rig.request(Method::POST, &format!("/sessions/{id}/cancel"))
+        .send()
+        .await
+        .unwrap();
+    let continued: Value = say(json!({"text": "Go on"})).await.json().await.unwrap();
+    assert_eq!(
+        (&continued["number"], &continued["continued"]),
+        (&json!(2), &json!(true))
+    );
+    let session: Value = rig.get(&format!("/sessions/{id}")).await.json().await.unwrap();
+    assert_eq!(session["status"], "pending");
+    let notes = rig
+        .orchestrator
+        .store()
+        .notes(id.parse().unwrap(), 0)
+        .await
+        .unwrap();
+    let said: Vec<_> = notes.iter().map(|note| note.text.as_str()).collect();
+    assert_eq!(said, ["Use tabs", "Go on"]);
+
+    problem(say(json!({"text": " "})).await, 422, "note.empty").await;
+    problem(
+        say(json!({"text": "x", "by": ""})).await,
+        422,
+        "note.name_invalid",
+    )
+    .await;
+    problem(say(json!({"words": "x"})).await, 400, "request.invalid_json").await;
+}

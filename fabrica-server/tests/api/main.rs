@@ -12,3 +12,4 @@ mod errors;
 mod lifecycle;
 mod routes;
 mod support;
+mod transcript;

@@ -12,6 +12,7 @@ mod open;
 mod read;
 mod reap;
 mod record;
+mod saying;
 mod submit;
 mod subscribe;
 mod tokens;
@@ -26,8 +27,8 @@ use fabrica_core::ids::{Fence, MessageId, QuestionId, SessionId, WorkerId};
 use fabrica_core::message::{Message, NewMessage};
 use fabrica_core::ports::store::{
     Answered, AttemptEnd, AttemptStart, CancelOutcome, ClaimRequest, Claimed, Created, Due, EventRecord,
-    NewAnswer, NewArtifact, NewSession, Notice, Question, Reaped, Recorded, Retention, SessionFilter,
-    SessionState, Storable as _, StoredTranscript,
+    NewAnswer, NewArtifact, NewNote, NewSession, Note, Notice, Question, Reaped, Recorded, Retention, Said,
+    SessionFilter, SessionState, Storable as _, StoredTranscript,
 };
 use fabrica_core::ports::{Store, StoreError};
 use fabrica_core::secrets::TokenHash;
@@ -150,6 +151,14 @@ impl Store for PostgresStore {
 
     async fn give_up(&self, question: QuestionId, message: NewMessage) -> Result<bool, StoreError> {
         asking::give_up(&self.pool, question, message.storable()).await
+    }
+
+    async fn say(&self, note: NewNote) -> Result<Said, StoreError> {
+        saying::say(&self.pool, note.storable()).await
+    }
+
+    async fn notes(&self, session: SessionId, after: u32) -> Result<Vec<Note>, StoreError> {
+        saying::notes(&self.pool, session, after).await
     }
 
     async fn request_cancel(&self, id: SessionId, message: NewMessage) -> Result<CancelOutcome, StoreError> {

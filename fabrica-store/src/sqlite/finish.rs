@@ -6,9 +6,9 @@ use fabrica_core::ports::StoreError;
 use fabrica_core::ports::store::{AttemptEnd, CancelOutcome};
 use fabrica_core::session::SessionStatus;
 
-use super::asking;
 use super::write::{After, add_messages, end_attempts, hold, set_status};
 use super::{SqliteStore, now};
+use super::{asking, saying};
 use crate::error::database;
 use crate::rows::status;
 use crate::shared::Ending;
@@ -28,11 +28,20 @@ pub(super) async fn finish_attempt(
 ) -> Result<SessionStatus, StoreError> {
     let mut transaction = store.write().await?;
     let held = hold(&mut transaction, fence).await?;
-    let ending = Ending::of(fence.session, end, held.standing())?;
+    // A statement of its own: it sees what was said until the lock was granted.
+    let unheard = match end {
+        AttemptEnd::Completed { heard } => saying::last(&mut transaction, fence.session).await? > heard,
+        _ => false,
+    };
+    let mut ending = Ending::of(fence.session, end, held.standing())?;
+    if unheard {
+        ending = ending.going_on();
+    }
     let seq = add_messages(&mut transaction, fence.session, held.message_seq, &messages).await?;
     let after = After {
         delay: microseconds(ending.delay),
         replaced: ending.replaced,
+        granted: ending.granted,
         ..After::now(seq)
     };
     set_status(&mut transaction, fence.session, ending.status, after).await?;

@@ -11,6 +11,7 @@ mod open;
 mod read;
 mod reap;
 mod record;
+mod saying;
 mod tail;
 mod tokens;
 mod write;
@@ -24,8 +25,8 @@ use fabrica_core::ids::{Fence, MessageId, QuestionId, SessionId, WorkerId};
 use fabrica_core::message::{Message, NewMessage};
 use fabrica_core::ports::store::{
     Answered, AttemptEnd, AttemptStart, CancelOutcome, ClaimRequest, Claimed, Created, Due, EventRecord,
-    NewAnswer, NewArtifact, NewSession, Notice, Question, Reaped, Recorded, Retention, SessionFilter,
-    SessionState, Storable as _, StoredTranscript,
+    NewAnswer, NewArtifact, NewNote, NewSession, Note, Notice, Question, Reaped, Recorded, Retention, Said,
+    SessionFilter, SessionState, Storable as _, StoredTranscript,
 };
 use fabrica_core::ports::{Store, StoreError};
 use fabrica_core::secrets::TokenHash;
@@ -168,6 +169,14 @@ impl Store for SqliteStore {
 
     async fn give_up(&self, question: QuestionId, message: NewMessage) -> Result<bool, StoreError> {
         asking::give_up(self, question, message.storable()).await
+    }
+
+    async fn say(&self, note: NewNote) -> Result<Said, StoreError> {
+        saying::say(self, note.storable()).await
+    }
+
+    async fn notes(&self, session: SessionId, after: u32) -> Result<Vec<Note>, StoreError> {
+        saying::notes(&self.readers, session, after).await
     }
 
     async fn request_cancel(&self, id: SessionId, message: NewMessage) -> Result<CancelOutcome, StoreError> {

@@ -135,7 +135,7 @@ async fn only_what_is_old_enough_is_reaped(store: Arc<dyn Store>, raw: Raw) {
         };
         store.store_artifact(fence, artifact).await.unwrap();
         store
-            .finish_attempt(fence, AttemptEnd::Completed, vec![])
+            .finish_attempt(fence, AttemptEnd::Completed { heard: 0 }, vec![])
             .await
             .unwrap();
         ended.push(id);

@@ -1,10 +1,14 @@
 //! What the hooks in Claude Code's settings say. Their input is what the agent is about to do or has done.
 
+use std::path::Path;
+
 use fabrica_core::protocol::{Escalation, Urgency};
 use serde_json::{Map, Value, json};
 
+use super::TOOL;
 use super::question::checked;
 use super::record::Questions;
+use crate::inbox::{take, words};
 
 /// What is told when the run ends.
 const STOPPED: &str = "A person was asked, and will answer later.";
@@ -24,6 +28,10 @@ pub(super) enum Moment {
     AfterEscalation,
     /// Before the tool `AskUserQuestion` is called, which waits for somebody at the keyboard.
     BeforeAsking,
+    /// After any tool was called: the agent hears what people said.
+    AfterTool,
+    /// Before the agent ends its turn: it hears what people said, and goes on.
+    BeforeEnd,
 }
 
 impl Moment {
@@ -33,14 +41,22 @@ impl Moment {
             Self::BeforeEscalation => "before-escalation",
             Self::AfterEscalation => "after-escalation",
             Self::BeforeAsking => "before-asking",
+            Self::AfterTool => "after-tool",
+            Self::BeforeEnd => "before-end",
         }
     }
 
     /// The moment of a name.
     pub(super) fn named(name: &str) -> Option<Self> {
-        [Self::BeforeEscalation, Self::AfterEscalation, Self::BeforeAsking]
-            .into_iter()
-            .find(|moment| moment.name() == name)
+        [
+            Self::BeforeEscalation,
+            Self::AfterEscalation,
+            Self::BeforeAsking,
+            Self::AfterTool,
+            Self::BeforeEnd,
+        ]
+        .into_iter()
+        .find(|moment| moment.name() == name)
     }
 }
 
@@ -52,8 +68,31 @@ pub(super) fn decide(moment: Moment, input: &Value, questions: &Questions) -> Op
         Moment::AfterEscalation if subagent || !questions.any() => None,
         Moment::AfterEscalation => Some(json!({"continue": false, "stopReason": STOPPED})),
         _ if subagent => Some(denied(NOT_HERE)),
-        Moment::BeforeEscalation => None,
+        Moment::BeforeEscalation | Moment::AfterTool | Moment::BeforeEnd => None,
         Moment::BeforeAsking => Some(ask(input, questions)),
+    }
+}
+
+/// What the agent hears of what people said; nothing if there is nothing, or if somebody else has to hear it.
+pub(super) fn hear(moment: Moment, input: &Value, inbox: &Path) -> Option<Value> {
+    let subagent = input.get("agent_id").is_some_and(|id| !id.is_null());
+    // After that call its turn ends, and what it was told would be forgotten.
+    let asking = input.get("tool_name").and_then(Value::as_str) == Some(TOOL);
+    if subagent || asking {
+        return None;
+    }
+    let notes = take(inbox);
+    if notes.is_empty() {
+        return None;
+    }
+    let words = words(&notes);
+    match moment {
+        Moment::AfterTool => Some(json!({"hookSpecificOutput": {
+            "hookEventName": "PostToolUse",
+            "additionalContext": format!("While you work: {words}"),
+        }})),
+        Moment::BeforeEnd => Some(json!({"decision": "block", "reason": words})),
+        Moment::BeforeEscalation | Moment::AfterEscalation | Moment::BeforeAsking => None,
     }
 }
 
@@ -198,11 +237,42 @@ mod tests {
     }
 
     #[test]
+    fn what_people_say_is_heard_once_by_the_main_agent() {
+        let directory = tempfile::tempdir().unwrap();
+        let inbox = crate::inbox::Inbox::new(directory.path().to_owned(), 0);
+        let say = |number: u32| {
+            inbox.receive(&fabrica_core::protocol::Told {
+                number,
+                by: "ada".into(),
+                text: "Use tabs.".into(),
+            });
+        };
+        say(1);
+        let after = json!({"tool_name": "Bash"});
+        for other in [
+            json!({"tool_name": "Bash", "agent_id": "a1"}),
+            json!({"tool_name": TOOL}),
+        ] {
+            assert_eq!(hear(Moment::AfterTool, &other, directory.path()), None);
+        }
+        let heard = hear(Moment::AfterTool, &after, directory.path()).unwrap();
+        let context = &heard["hookSpecificOutput"]["additionalContext"];
+        assert_eq!(context, "While you work: ada says:\n\nUse tabs.");
+        assert_eq!(hear(Moment::BeforeEnd, &json!({}), directory.path()), None);
+        say(2);
+        let heard = hear(Moment::BeforeEnd, &json!({}), directory.path()).unwrap();
+        assert_eq!(heard["decision"], "block");
+        assert_eq!(heard["reason"], "ada says:\n\nUse tabs.");
+    }
+
+    #[test]
     fn every_moment_is_found_by_its_name() {
         for moment in [
             Moment::BeforeEscalation,
             Moment::AfterEscalation,
             Moment::BeforeAsking,
+            Moment::AfterTool,
+            Moment::BeforeEnd,
         ] {
             assert_eq!(Moment::named(moment.name()), Some(moment));
         }

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use serde_json::Value;
 
-use super::hook::{Moment, decide};
+use super::hook::{Moment, decide, hear};
 use super::mcp;
 use super::record::Questions;
 use super::setup::QUESTIONS_VARIABLE;
@@ -40,7 +40,7 @@ pub fn helper(arguments: &[OsString]) -> Option<ExitCode> {
                 &Questions::at(*directory),
             )
             .map_err(Problem::from),
-            ["hook", moment, directory] => hook(moment, &Questions::at(*directory)),
+            ["hook", moment, directory] => hook(moment, Path::new(directory)),
             _ => Err(Problem::Usage(
                 "unknown arguments: the runner has none".to_owned(),
             )),
@@ -94,12 +94,16 @@ fn escalate(arguments: &[String]) -> Result<(), Problem> {
     Ok(())
 }
 
-fn hook(moment: &str, questions: &Questions) -> Result<(), Problem> {
+fn hook(moment: &str, directory: &Path) -> Result<(), Problem> {
     let moment = Moment::named(moment).ok_or_else(|| Problem::Usage(format!("unknown hook {moment:?}")))?;
     let mut input = Vec::new();
     io::stdin().take(MAX_INPUT).read_to_end(&mut input)?;
     let input: Value = serde_json::from_slice(&input).map_err(io::Error::from)?;
-    if let Some(decision) = decide(moment, &input, questions) {
+    let decision = match moment {
+        Moment::AfterTool | Moment::BeforeEnd => hear(moment, &input, directory),
+        _ => decide(moment, &input, &Questions::at(directory)),
+    };
+    if let Some(decision) = decision {
         writeln!(io::stdout(), "{decision}")?;
     }
     Ok(())

@@ -36,6 +36,11 @@ impl Setup {
         Questions::at(self.scratch.join("questions"))
     }
 
+    /// Where the notes of people to the agent are.
+    pub(crate) fn inbox(&self) -> PathBuf {
+        self.scratch.join("inbox")
+    }
+
     /// The directory with `fabrica-escalate`, for the agent's `PATH`.
     pub(crate) fn programs(&self) -> PathBuf {
         self.scratch.join("bin")
@@ -67,11 +72,15 @@ impl Setup {
     /// Writes Claude Code's settings, and returns their path.
     pub(crate) fn settings(&self) -> io::Result<PathBuf> {
         let hook = |tool: &str, moment: Moment| {
+            let directory = match moment {
+                Moment::AfterTool | Moment::BeforeEnd => self.inbox(),
+                _ => self.questions().directory().to_owned(),
+            };
             let command = format!(
                 "{} hook {} {}",
                 quoted(&self.program),
                 moment.name(),
-                quoted(self.questions().directory())
+                quoted(&directory)
             );
             json!({"matcher": tool, "hooks": [{"type": "command", "command": command, "timeout": HOOK_SECONDS}]})
         };
@@ -83,7 +92,11 @@ impl Setup {
                     hook(TOOL, Moment::BeforeEscalation),
                     hook("AskUserQuestion", Moment::BeforeAsking),
                 ],
-                "PostToolUse": [hook(TOOL, Moment::AfterEscalation)],
+                "PostToolUse": [
+                    hook(TOOL, Moment::AfterEscalation),
+                    hook("*", Moment::AfterTool),
+                ],
+                "Stop": [hook("", Moment::BeforeEnd)],
             },
         });
         self.write("settings.json", &settings)

@@ -16,6 +16,7 @@ use super::snapshot::{Snapshot, take};
 use crate::agent::Claude;
 use crate::environment::{Environment, Token};
 use crate::gateway::{Gateway, Service};
+use crate::inbox::Inbox;
 use crate::report::Reporter;
 use crate::repository::{Checkout, Git, preflight};
 use crate::transcript::{self, Transcript};
@@ -48,6 +49,7 @@ pub(crate) struct Checkpointer<'a> {
     pub(super) reference: String,
     environment: &'a Environment,
     reporter: &'a Reporter,
+    inbox: &'a Inbox,
     state: Mutex<State>,
 }
 
@@ -67,7 +69,7 @@ impl<'a> Checkpointer<'a> {
         (git, gateway): (&'a Git, &'a Gateway),
         environment: &'a Environment,
         (job, checkout): (&'a Job, &'a Checkout),
-        reporter: &'a Reporter,
+        (reporter, inbox): (&'a Reporter, &'a Inbox),
         last: Option<Last>,
     ) -> Self {
         Self {
@@ -80,6 +82,7 @@ impl<'a> Checkpointer<'a> {
             reference: job.checkpoint_reference(),
             environment,
             reporter,
+            inbox,
             state: Mutex::new(State {
                 last,
                 ..State::default()
@@ -131,6 +134,23 @@ impl<'a> Checkpointer<'a> {
         }
     }
 
+    /// Reports that everything is on the branch, at that commit, or was never anywhere else: whoever goes on begins there.
+    pub(crate) async fn finally(&self, head: &str) {
+        let conversation = match self.conversation() {
+            Some(conversation) => transcript::upload(self.gateway, &conversation).await && conversation.whole,
+            None => false,
+        };
+        self.reporter
+            .report(RunnerEvent::Checkpoint(Checkpoint {
+                reference: format!("refs/heads/{}", self.checkout.branch),
+                commit: head.to_owned(),
+                head: head.to_owned(),
+                conversation,
+                heard: self.inbox.heard(),
+            }))
+            .await;
+    }
+
     /// Tells people, once, that no checkpoint was made.
     pub(crate) async fn tell(&self, failure: &Failure) {
         let told = std::mem::replace(&mut self.state.lock().await.told, true);
@@ -146,6 +166,11 @@ impl<'a> Checkpointer<'a> {
         let mut state = self.state.lock().await;
         // Read before the files are: an agent that does something twice does less harm than one that remembers what is
         // not there.
+        let heard = if in_any_case {
+            self.inbox.heard()
+        } else {
+            self.inbox.settled()
+        };
         let conversation = self.conversation();
         let taken = timeout(PATIENCE_WITH_GIT, take(self.git, self.checkout, &self.scratch))
             .await
@@ -179,6 +204,7 @@ impl<'a> Checkpointer<'a> {
                 commit,
                 head: snapshot.head,
                 conversation,
+                heard,
             }))
             .await;
         state.told = false;

@@ -13,9 +13,14 @@ pub(crate) async fn restore(
     remotely: Remotely<'_>,
     checkout: &Checkout,
     checkpoint: &Checkpoint,
-) -> Result<Last, Failure> {
-    fetch(remotely, checkout, checkpoint).await?;
-    let last = find(remotely, checkout, checkpoint).await?;
+) -> Result<Option<Last>, Failure> {
+    if checkpoint.is_of_branch() {
+        return earlier(remotely, checkout).await;
+    }
+    if !fetch(remotely, checkout, &checkpoint.reference).await? {
+        return Err(missing("the git host does not have it any more"));
+    }
+    let last = find(remotely, checkout, &checkpoint.commit, Some(&checkpoint.head)).await?;
     meet(remotely, checkout, &last.snapshot.head).await?;
     let git = remotely.git;
     let inside = || {
@@ -52,12 +57,27 @@ pub(crate) async fn restore(
         .reporter
         .progress("clone", format!("Restored the checkpoint {short}"))
         .await;
-    Ok(last)
+    Ok(Some(last))
 }
 
-async fn fetch(remotely: Remotely<'_>, checkout: &Checkout, checkpoint: &Checkpoint) -> Result<(), Failure> {
+/// The checkpoint that the session's next one follows on, while the work itself goes on where the branch is now.
+async fn earlier(remotely: Remotely<'_>, checkout: &Checkout) -> Result<Option<Last>, Failure> {
+    let reference = remotely.job.checkpoint_reference();
+    if !fetch(remotely, checkout, &reference).await? {
+        return Ok(None);
+    }
+    let git = remotely.git;
+    let fetched = args!(git.inside(&checkout.directory), "rev-parse", "--verify", FETCHED);
+    let commit = git.answer(fetched).await?;
+    find(remotely, checkout, &commit, None).await.map(Some)
+}
+
+/// Where what was fetched is kept.
+const FETCHED: &str = "refs/fabrica/fetched";
+
+/// Fetches a reference. False if the git host does not have it.
+async fn fetch(remotely: Remotely<'_>, checkout: &Checkout, reference: &str) -> Result<bool, Failure> {
     let Remotely { git, token, .. } = remotely;
-    let reference = &checkpoint.reference;
     if !reference.starts_with("refs/") {
         return Err(missing("its reference has no valid name"));
     }
@@ -72,7 +92,7 @@ async fn fetch(remotely: Remotely<'_>, checkout: &Checkout, checkpoint: &Checkpo
     };
     let listing = remotely.again(make, || Ok(())).await?.stdout;
     if listing.split_ascii_whitespace().nth(1) != Some(reference) {
-        return Err(missing("the git host does not have it any more"));
+        return Ok(false);
     }
     let make = || {
         let mut command = git.inside(&checkout.directory);
@@ -80,16 +100,20 @@ async fn fetch(remotely: Remotely<'_>, checkout: &Checkout, checkpoint: &Checkpo
             .args(["fetch", "--quiet", "--no-tags", "--no-write-fetch-head"])
             .arg("--recurse-submodules=no")
             .arg("origin")
-            .arg(reference)
+            .arg(format!("+{reference}:{FETCHED}"))
             .envs(git.credential(token));
         command
     };
-    remotely.again(make, || Ok(())).await.map(drop)
+    remotely.again(make, || Ok(())).await.map(|_| true)
 }
 
-/// Looks whether what was fetched is the checkpoint.
-async fn find(remotely: Remotely<'_>, checkout: &Checkout, checkpoint: &Checkpoint) -> Result<Last, Failure> {
-    let commit = &checkpoint.commit;
+/// Looks whether what was fetched is the checkpoint, with that commit as what the agent's `HEAD` was at, where it is known.
+async fn find(
+    remotely: Remotely<'_>,
+    checkout: &Checkout,
+    commit: &str,
+    expected: Option<&str>,
+) -> Result<Last, Failure> {
     if !is_commit(commit) {
         return Err(missing("its commit has no valid name"));
     }
@@ -108,7 +132,7 @@ async fn find(remotely: Remotely<'_>, checkout: &Checkout, checkpoint: &Checkpoi
         return Err(missing("its commit is not part of what the git host has")
             .with_diagnosis(git_failed(&output).diagnosis));
     };
-    if !output.success() || name != commit || *head != checkpoint.head {
+    if !output.success() || *name != commit || expected.is_some_and(|expected| *head != expected) {
         return Err(missing("what the git host has is something else"));
     }
     let branch = args!(
@@ -126,7 +150,7 @@ async fn find(remotely: Remotely<'_>, checkout: &Checkout, checkpoint: &Checkpoi
             index: (*index).to_owned(),
             tree: (*tree).to_owned(),
         },
-        commit: commit.clone(),
+        commit: commit.to_owned(),
     })
 }
 

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use fabrica_core::clock::{Clock, SystemClock};
-use fabrica_core::protocol::{MAX_EVENT_BYTES, RunnerEvent, TranscriptEntry};
+use fabrica_core::protocol::{MAX_EVENT_BYTES, RunnerEvent, Told, TranscriptEntry};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
@@ -50,6 +50,8 @@ struct Shared {
     acknowledged: watch::Sender<u64>,
     secrets: Vec<Token>,
     stop: Stop,
+    /// What people said to the agent, in the order in which it came.
+    said: watch::Sender<Vec<Told>>,
 }
 
 impl Shared {
@@ -78,6 +80,7 @@ impl Reporter {
             acknowledged: watch::Sender::new(0),
             secrets,
             stop,
+            said: watch::Sender::default(),
         });
         let sender = tokio::spawn(Sender::new(Arc::clone(&shared), gateway).run());
         Ok((Self(shared), sender))
@@ -112,6 +115,11 @@ impl Reporter {
             message: one_line(&message.into()),
         })
         .await;
+    }
+
+    /// What people said to the agent so far, and news of more.
+    pub(crate) fn said(&self) -> watch::Receiver<Vec<Told>> {
+        self.0.said.subscribe()
     }
 
     /// Waits until everything that was reported is acknowledged. False if that cannot be hoped for: the gateway

@@ -4,12 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fabrica_core::clock::{Clock as _, Entropy as _, SystemClock, SystemEntropy};
-use fabrica_core::protocol::{Acknowledgement, HEARTBEAT, Instruction, MAX_BATCH_BYTES, MAX_BATCH_EVENTS};
+use fabrica_core::protocol::{
+    Acknowledgement, HEARTBEAT, Instruction, MAX_BATCH_BYTES, MAX_BATCH_EVENTS, RunnerEvent,
+};
 use tokio::time::sleep;
 use tracing::{debug, warn};
 
-use super::Shared;
 use super::spool::Batch;
+use super::{Reporter, Shared};
 use crate::gateway::{Gateway, GatewayError};
 use crate::socket::Replaced;
 use crate::stop::Reason;
@@ -98,11 +100,18 @@ impl Sender {
     }
 
     fn acknowledged(&mut self, answer: &Acknowledgement, first: u64, count: usize) -> Progress {
+        let mut said = Vec::new();
         for instruction in &answer.instructions {
             match instruction {
                 Instruction::Cancel => self.shared.stop.request(Reason::Cancelled),
+                Instruction::Say(told) => said.push(told.clone()),
                 other => debug!(?other, "an instruction of a newer orchestrator"),
             }
+        }
+        if let Some(number) = said.iter().map(|told| told.number).max() {
+            self.shared.said.send_modify(|known| known.extend(said));
+            // Also if it was known before: another process may have taken over, and does not know that.
+            Reporter(Arc::clone(&self.shared)).append(RunnerEvent::Received { number });
         }
         // Nobody can have stored what was never sent.
         let number = answer.acknowledged.min(first + count as u64 - 1);

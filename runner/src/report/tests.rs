@@ -277,6 +277,7 @@ async fn while_too_much_waits_entries_are_left_out_and_counted_and_the_outcome_a
         verification: vec![],
         rounds: 1,
         template: None,
+        heard: 0,
     }))
     .await;
     let rig = rig.open();

@@ -149,6 +149,7 @@ mod tests {
             verification: vec![],
             rounds: 1,
             template: None,
+            heard: 0,
         });
         assert_eq!(
             told(&thinning.admit(outcome, Load::Overfull)),

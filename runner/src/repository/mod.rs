@@ -5,6 +5,7 @@ mod git;
 mod leftovers;
 mod preflight;
 mod push;
+mod rejoin;
 mod template;
 
 pub(crate) use checkout::{Checkout, Remotely, clone, meet};
@@ -12,4 +13,5 @@ pub(crate) use git::{Git, args, git_failed, identify};
 pub(crate) use leftovers::{Work, commit_leftovers, has_changes, inspect};
 pub(crate) use preflight::{preflight, refused};
 pub(crate) use push::{Pusher, shallow};
+pub(crate) use rejoin::{Conflict, Rejoined, rejoin};
 pub(crate) use template::{template, template_path};

@@ -221,19 +221,79 @@ async fn a_branch_that_holds_the_work_already_is_reported_as_pushed() {
     assert!(!end.progress().iter().any(|line| line.starts_with("Pushed")));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_branch_that_moved_meanwhile_is_never_overwritten() {
-    let sandbox = Sandbox::new(&format!(
-        "{COMMIT}; echo ready; while ! test -e go; do sleep 0.05; done; rm go"
-    ));
+/// An agent that works on `file` until others have pushed to its branch; then `more`.
+async fn overtaken(sandbox: &Sandbox, file: &str) -> crate::support::End {
     let running = sandbox.start();
-    until(|| sandbox.path("workspace/repository/hello.txt").exists()).await;
-    sandbox.commit_on_remote(BRANCH, "main", "other.txt");
+    until(|| sandbox.path("workspace/repository/ready").exists()).await;
+    sandbox.commit_on_remote(BRANCH, "main", file);
     std::fs::write(sandbox.path("workspace/repository/go"), "").unwrap();
-    let end = sandbox.end(running).await;
-    let (failure, pushed) = end.failed();
-    assert_eq!((failure.code.as_str(), pushed), ("branch.diverged", None));
-    assert_eq!(sandbox.subjects(BRANCH)[0], "Add other.txt elsewhere");
+    sandbox.end(running).await
+}
+
+const WAIT: &str = "touch ready; while ! test -e go; do sleep 0.05; done; rm go ready";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn work_is_put_on_top_of_what_others_pushed_and_verified_there() {
+    let mut sandbox = Sandbox::new(&format!("{COMMIT}; {WAIT}"));
+    sandbox.job.verify = vec!["test -e other.txt && test -e hello.txt".into()];
+    let end = overtaken(&sandbox, "other.txt").await;
+    assert_eq!(end.completed().pushed.as_ref().unwrap().commits, 2);
+    assert_eq!(
+        sandbox.subjects(BRANCH),
+        ["Add a greeting", "Add other.txt elsewhere", "Begin"]
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_others_push_during_the_verification_is_verified_too() {
+    let mut sandbox = Sandbox::new(COMMIT);
+    sandbox.job.verify = vec![format!(
+        "echo run >>../runs; test -e other.txt || {{ {WAIT}; }}; ls"
+    )];
+    let end = overtaken(&sandbox, "other.txt").await;
+    end.completed();
+    let runs = std::fs::read_to_string(sandbox.path("workspace/runs")).unwrap();
+    assert_eq!(runs.lines().count(), 2);
+    assert_eq!(sandbox.subjects(BRANCH)[0], "Add a greeting");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn conflicts_with_others_are_the_agents_to_resolve() {
+    let resolve = "git merge -q origin/fabrica/5c0ffee0 >/dev/null; cat \"$FABRICA_ANSWER\"; echo both >hello.txt; \
+                   git add hello.txt; git commit -q -m 'Keep both'";
+    let mut sandbox = Sandbox::new(&format!(
+        "if [ -n \"$FABRICA_ANSWER\" ]; then {resolve}; else {COMMIT}; {WAIT}; fi"
+    ));
+    sandbox.job.rounds = 2;
+    let end = overtaken(&sandbox, "hello.txt").await;
+    end.completed();
+    let told = end.output().join("\n");
+    assert!(
+        told.contains("- hello.txt") && told.contains("others pushed 1 commit"),
+        "{told}"
+    );
+    assert_eq!(sandbox.file(BRANCH, "hello.txt").as_deref(), Some("both\n"));
+    let subjects = sandbox.subjects(BRANCH);
+    assert_eq!(subjects[0], "Keep both");
+    assert!(
+        subjects.contains(&"Add hello.txt elsewhere".to_owned()),
+        "{subjects:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn conflicts_that_the_agent_does_not_resolve_are_a_persons_to_decide() {
+    let sandbox = Sandbox::new(&format!("{COMMIT}; {WAIT}"));
+    let end = overtaken(&sandbox, "hello.txt").await;
+    let question = end.asked();
+    assert!(question.question.contains("conflict"), "{question:?}");
+    assert!(question.context.contains("hello.txt"));
+    assert_eq!(
+        sandbox.subjects(BRANCH),
+        ["Add hello.txt elsewhere", "Begin"],
+        "nothing of others is overwritten"
+    );
+    assert_eq!(end.checkpoints().len(), 1, "the work is safe");
 }
 
 #[tokio::test(flavor = "multi_thread")]

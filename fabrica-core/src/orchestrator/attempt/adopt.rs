@@ -5,8 +5,8 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::super::outcome::{self, Outcome};
-use super::Attempt;
 use super::observer::{LOG_LINES, Observer};
+use super::{Attempt, store_outcome};
 use crate::failure::Failure;
 use crate::message::{MessageContent, MessageKind};
 use crate::plan::Plan;
@@ -55,7 +55,12 @@ impl Attempt {
         let mut observer = Observer::new(self, plan).after(age);
         // Its end must not fall between the look at it and the listening.
         observer.listen();
-        let endpoint = match inner.gateway.open(self.access(plan, start, &observer.sink)).await {
+        let notes = match self.notes().await {
+            Ok(notes) => notes,
+            Err(error) => return store_outcome(&error),
+        };
+        let access = self.access(plan, start, &observer.sink, &notes);
+        let endpoint = match inner.gateway.open(access).await {
             Ok(endpoint) => endpoint,
             Err(error) => return Outcome::failed(error.failure()),
         };

@@ -25,7 +25,7 @@ use crate::message::NewMessage;
 use crate::plan::{Plan, PlanError, Repository};
 use crate::ports::gateway::GatewayAccess;
 use crate::ports::runtime::ContainerName;
-use crate::ports::store::{AttemptEnd, AttemptStart, Claimed, StoreError};
+use crate::ports::store::{AttemptEnd, AttemptStart, Claimed, Note, StoreError};
 use crate::protocol::RunnerEvent;
 use crate::secrets::{TokenHash, new_token};
 
@@ -134,12 +134,13 @@ impl Attempt {
         if let Err(error) = inner.store.start_attempt(fence, start.clone()).await {
             return store_outcome(&error);
         }
+        let notes = match self.notes().await {
+            Ok(notes) => notes,
+            Err(error) => return store_outcome(&error),
+        };
         let mut observer = Observer::new(self, plan);
-        let endpoint = match inner
-            .gateway
-            .open(self.access(plan, &start, &observer.sink))
-            .await
-        {
+        let access = self.access(plan, &start, &observer.sink, &notes);
+        let endpoint = match inner.gateway.open(access).await {
             Ok(endpoint) => endpoint,
             Err(error) => return Outcome::failed(error.failure()),
         };
@@ -160,12 +161,23 @@ impl Attempt {
         observer.outcome().await
     }
 
-    fn access(&self, plan: &Plan, start: &AttemptStart, sink: &Arc<AttemptSink>) -> GatewayAccess {
+    /// What people have said so far.
+    async fn notes(&self) -> Result<Vec<Note>, StoreError> {
+        self.inner.store.notes(self.fence().session, 0).await
+    }
+
+    fn access(
+        &self,
+        plan: &Plan,
+        start: &AttemptStart,
+        sink: &Arc<AttemptSink>,
+        notes: &[Note],
+    ) -> GatewayAccess {
         GatewayAccess {
             fence: self.fence(),
             runner_token: start.runner_token,
             agent_token: start.agent_token,
-            job: sandbox::job(&self.inner.options, plan, &self.claimed),
+            job: sandbox::job(&self.inner.options, plan, &self.claimed, notes),
             repository: plan.repository.clone(),
             sink: sink.clone(),
         }

@@ -9,7 +9,8 @@ use tokio::time::sleep;
 use super::super::asking::look_after;
 use super::*;
 use crate::clock::{Clock, SystemClock, SystemEntropy};
-use crate::ports::store::Answered;
+use crate::orchestrator::{MAX_NOTE_BYTES, NoteSubmission};
+use crate::ports::store::{Answered, Said};
 use crate::protocol::{Checkpoint, Escalation, Resume, Urgency};
 
 fn checkpoint(job: &Job, number: u32) -> Checkpoint {
@@ -18,6 +19,7 @@ fn checkpoint(job: &Job, number: u32) -> Checkpoint {
         commit: format!("{number:040}"),
         head: "f".repeat(40),
         conversation: true,
+        heard: 0,
     }
 }
 
@@ -319,4 +321,110 @@ async fn a_worker_goes_on_as_soon_as_there_is_an_answer() {
     }
     shutdown.drain.cancel();
     work.await.unwrap().unwrap();
+}
+
+fn note(session: SessionId, text: &str) -> NoteSubmission {
+    NoteSubmission {
+        session,
+        text: text.into(),
+        by: "Ada".into(),
+    }
+}
+
+/// What the branch has is all there is, and the agent has heard that many notes.
+fn done(job: &Job) -> Checkpoint {
+    Checkpoint {
+        head: "f".repeat(40),
+        commit: "f".repeat(40),
+        heard: job.heard,
+        ..checkpoint(job, 1)
+    }
+}
+
+#[tokio::test]
+async fn a_finished_session_goes_on_with_what_is_said_in_its_conversation() {
+    let told = Told::default();
+    let seen = told.clone();
+    let director = move |job: &Job| {
+        seen.lock().unwrap().push(job.resume.clone());
+        let mut script = Script::completes(job);
+        let end = script.events.pop().unwrap();
+        script.events.push(RunnerEvent::Checkpoint(done(job)));
+        script.events.push(match end {
+            RunnerEvent::Completed(result) => RunnerEvent::Completed(JobResult {
+                heard: job.heard,
+                ..result
+            }),
+            other => other,
+        });
+        script
+    };
+    let rig = Rig::with(director, options(), None);
+    let first = rig.run(PLAN).await;
+    let id = first.session.id;
+    for (number, text) in (2..).zip(["Rename it.", "And test it."]) {
+        let said = rig.orchestrator.say(note(id, text)).await.unwrap();
+        assert!(matches!(said, Said::Continued(_)), "{said:?}");
+        let ended = rig.finish(id).await;
+        assert_eq!(ended.status(), SessionStatus::Completed);
+        assert_eq!(ended.session.attempt.get(), number);
+    }
+    let told = told.lock().unwrap();
+    let [None, Some(second), Some(third)] = &told[..] else {
+        panic!("{told:?}");
+    };
+    assert!(
+        second.prompt.starts_with("Ada says:\n\nRename it."),
+        "{}",
+        second.prompt
+    );
+    assert!(
+        third.prompt.starts_with("Ada says:\n\nAnd test it."),
+        "what it knows is not repeated: {}",
+        third.prompt
+    );
+    assert!(third.checkpoint.as_ref().unwrap().is_of_branch());
+}
+
+#[tokio::test]
+async fn what_is_said_before_the_first_attempt_stands_below_the_task() {
+    let told = Told::default();
+    let seen = told.clone();
+    let rig = Rig::with(
+        move |job: &Job| {
+            seen.lock().unwrap().push(job.resume.clone());
+            let mut script = Script::completes(job);
+            if let Some(RunnerEvent::Completed(result)) = script.events.last_mut() {
+                result.heard = job.heard;
+            }
+            script
+        },
+        options(),
+        None,
+    );
+    let id = rig.submit(PLAN).await;
+    let said = rig.orchestrator.say(note(id, "Be quick.")).await.unwrap();
+    assert!(matches!(said, Said::Queued(_)), "{said:?}");
+    assert_eq!(rig.finish(id).await.status(), SessionStatus::Completed);
+    let told = told.lock().unwrap();
+    let resume = told[0].as_ref().unwrap();
+    assert_eq!(resume.checkpoint, None);
+    assert!(resume.prompt.contains("Be quick."));
+}
+
+#[tokio::test]
+async fn a_note_that_is_none_is_refused() {
+    let rig = Rig::with(|job: &Job| Script::completes(job), options(), None);
+    let id = rig.submit(PLAN).await;
+    for (text, by, code) in [
+        (" \n", "Ada", "note.empty"),
+        (&*"x".repeat(MAX_NOTE_BYTES + 1), "Ada", "note.too_long"),
+        ("Hello", " ", "note.name_invalid"),
+        ("Hello", "A\nda", "note.name_invalid"),
+    ] {
+        let mut note = note(id, text);
+        note.by = by.into();
+        assert_eq!(rig.orchestrator.say(note).await.unwrap_err().code(), code);
+    }
+    assert_eq!(rig.store.notes(id, 0).await.unwrap(), []);
 }

@@ -65,6 +65,7 @@ impl Attempt {
         let mut store = MockStore::new();
         // For what the attempts used so far.
         store.expect_session().returning(|_| Ok(None));
+        store.expect_notes().returning(|_, _| Ok(Vec::new()));
         Self {
             store,
             runtime: MockContainerRuntime::new(),
@@ -361,7 +362,7 @@ async fn a_recorded_result_is_only_published() {
         .times(1)
         .returning(|_, _| Ok(()));
     let (end, messages) = attempt.drive(unpublished()).await;
-    assert_eq!(end, AttemptEnd::Completed);
+    assert_eq!(end, AttemptEnd::Completed { heard: 0 });
     assert_eq!(messages[0].content.metadata["prUrl"], "https://x/7");
 }
 
@@ -405,7 +406,10 @@ async fn a_forge_that_recovers_is_asked_again() {
         .expect_set_pull_request()
         .times(1)
         .returning(|_, _| Ok(()));
-    assert_eq!(attempt.drive(unpublished()).await.0, AttemptEnd::Completed);
+    assert_eq!(
+        attempt.drive(unpublished()).await.0,
+        AttemptEnd::Completed { heard: 0 }
+    );
 }
 
 #[tokio::test]

@@ -57,6 +57,7 @@ async fn a_session_without_a_change_is_completed_without_a_pull_request() {
             verification: Vec::new(),
             rounds: 1,
             template: None,
+            heard: 0,
         };
         Script {
             events: vec![RunnerEvent::Completed(result)],

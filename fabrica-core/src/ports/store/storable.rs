@@ -3,7 +3,8 @@
 use serde_json::{Map, Value};
 
 use super::{
-    AttemptEnd, AttemptStart, EventRecord, NewAnswer, NewArtifact, NewMessage, NewQuestion, NewSession,
+    AttemptEnd, AttemptStart, EventRecord, NewAnswer, NewArtifact, NewMessage, NewNote, NewQuestion,
+    NewSession,
 };
 use crate::failure::Failure;
 use crate::ids::WorkerId;
@@ -168,6 +169,17 @@ impl Storable for NewAnswer {
             text: self.text.storable(),
             by: self.by.storable(),
             plan: self.plan.map(|(spec, content)| (spec, content.storable())),
+            message: self.message.storable(),
+            ..self
+        }
+    }
+}
+
+impl Storable for NewNote {
+    fn storable(self) -> Self {
+        Self {
+            text: self.text.storable(),
+            by: self.by.storable(),
             message: self.message.storable(),
             ..self
         }

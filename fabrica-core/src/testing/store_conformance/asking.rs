@@ -332,7 +332,7 @@ pub async fn an_answer_brings_an_attempt_of_its_own(store: Subject) {
         .unwrap_err();
     assert!(matches!(error, StoreError::NoAttemptsLeft(_)), "{error}");
     let status = store
-        .finish_attempt(last, AttemptEnd::Completed, vec![])
+        .finish_attempt(last, AttemptEnd::Completed { heard: 0 }, vec![])
         .await
         .unwrap();
     assert_eq!(status, SessionStatus::Completed);

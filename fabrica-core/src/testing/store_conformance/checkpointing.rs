@@ -15,6 +15,7 @@ fn checkpoint(commit: &str) -> Checkpoint {
         commit: commit.into(),
         head: format!("{commit} head"),
         conversation: commit.len().is_multiple_of(2),
+        heard: 0,
     }
 }
 

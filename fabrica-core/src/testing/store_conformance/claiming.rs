@@ -167,7 +167,7 @@ pub async fn only_held_leases_are_renewed(store: Subject) {
     let held = running(&store).await;
     let ended = running(&store).await;
     store
-        .finish_attempt(ended, AttemptEnd::Completed, vec![])
+        .finish_attempt(ended, AttemptEnd::Completed { heard: 0 }, vec![])
         .await
         .unwrap();
     let old = Fence {

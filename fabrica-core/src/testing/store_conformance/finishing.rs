@@ -14,7 +14,7 @@ use crate::session::SessionStatus;
 /// Each end has its status, its messages, and the end of the lease.
 pub async fn every_end_sets_its_status(store: Subject) {
     let ends = [
-        (AttemptEnd::Completed, SessionStatus::Completed),
+        (AttemptEnd::Completed { heard: 0 }, SessionStatus::Completed),
         (
             AttemptEnd::Failed(Failure::new("agent.failed", "no", "Look.")),
             SessionStatus::Failed,
@@ -43,7 +43,7 @@ pub async fn every_end_sets_its_status(store: Subject) {
 pub async fn an_attempt_ends_once(store: Subject) {
     let fence = running(&store).await;
     store
-        .finish_attempt(fence, AttemptEnd::Completed, vec![message("done")])
+        .finish_attempt(fence, AttemptEnd::Completed { heard: 0 }, vec![message("done")])
         .await
         .unwrap();
     let again = store
@@ -219,7 +219,7 @@ pub async fn cancelling_depends_on_the_status(store: Subject) {
 
     let completed = running(&store).await;
     store
-        .finish_attempt(completed, AttemptEnd::Completed, vec![])
+        .finish_attempt(completed, AttemptEnd::Completed { heard: 0 }, vec![])
         .await
         .unwrap();
     let outcome = store

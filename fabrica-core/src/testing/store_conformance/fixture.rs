@@ -259,7 +259,7 @@ pub(super) async fn assert_every_write_is_refused(store: &Subject, id: SessionId
         refused(fence, &store.store_artifact(fence, artifact("late", b"x")).await);
         refused(fence, &store.set_pull_request(fence, "https://late").await);
         let ends = [
-            AttemptEnd::Completed,
+            AttemptEnd::Completed { heard: 0 },
             AttemptEnd::Cancelled,
             AttemptEnd::Escalated(question()),
             lost(Duration::ZERO),

@@ -32,7 +32,7 @@ async fn claim(store: &Subject, limits: ClaimLimits) -> Vec<Claimed> {
 
 async fn complete(store: &Subject, fence: Fence) {
     store
-        .finish_attempt(fence, AttemptEnd::Completed, vec![])
+        .finish_attempt(fence, AttemptEnd::Completed { heard: 0 }, vec![])
         .await
         .unwrap();
 }

@@ -38,6 +38,7 @@ mod noticing;
 mod reading;
 mod reaping;
 mod recording;
+mod saying;
 mod taking_over;
 mod taking_turns;
 mod texts;
@@ -53,6 +54,7 @@ pub use self::noticing::*;
 pub use self::reading::*;
 pub use self::reaping::*;
 pub use self::recording::*;
+pub use self::saying::*;
 pub use self::taking_over::*;
 pub use self::taking_turns::*;
 pub use self::texts::*;
@@ -154,6 +156,11 @@ macro_rules! for_each_store_case {
             an_answer_or_the_deadline_wins,
             what_no_longer_waits_is_not_due,
             the_earliest_deadline_is_due_first,
+            a_note_is_kept_and_told,
+            notes_are_numbered_without_gaps_under_concurrency,
+            a_session_that_has_ended_goes_on,
+            a_completion_that_has_not_heard_everything_goes_on,
+            nothing_is_said_to_who_waits_for_an_answer_or_is_not_there,
             every_message_is_noticed_once,
             claimable_sessions_are_noticed,
             a_request_to_cancel_is_noticed,

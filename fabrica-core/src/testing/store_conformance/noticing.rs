@@ -21,7 +21,7 @@ pub async fn every_message_is_noticed_once(store: Subject) {
     store.record(fence, batch.clone()).await.unwrap();
     store.create_session(created).await.unwrap();
     store
-        .finish_attempt(fence, AttemptEnd::Completed, vec![end.clone()])
+        .finish_attempt(fence, AttemptEnd::Completed { heard: 0 }, vec![end.clone()])
         .await
         .unwrap();
 

@@ -82,7 +82,7 @@ pub async fn the_states_of_sessions_are_told(store: Subject) {
     let runs = running(&store).await;
     let ended = running(&store).await;
     store
-        .finish_attempt(ended, AttemptEnd::Completed, vec![])
+        .finish_attempt(ended, AttemptEnd::Completed { heard: 0 }, vec![])
         .await
         .unwrap();
     let waits = created(&store).await;

@@ -42,7 +42,7 @@ async fn ended(store: &Subject, end: AttemptEnd) -> SessionId {
 fn ends() -> [AttemptEnd; 3] {
     let failure = Failure::new("agent.failed", "no", "Look.");
     [
-        AttemptEnd::Completed,
+        AttemptEnd::Completed { heard: 0 },
         AttemptEnd::Failed(failure),
         AttemptEnd::Cancelled,
     ]
@@ -148,7 +148,7 @@ pub async fn old_artifacts_are_reaped_in_batches(store: Subject) {
 
 /// Only the operator's ages count, and only from the end of a session.
 pub async fn what_is_young_or_not_over_is_not_reaped(store: Subject) {
-    let young = ended(&store, AttemptEnd::Completed).await;
+    let young = ended(&store, AttemptEnd::Completed { heard: 0 }).await;
     let escalated = ended(&store, AttemptEnd::Escalated(question())).await;
     let lost = ended(&store, super::fixture::lost(LONG)).await;
     let pending = created(&store).await;

@@ -307,7 +307,7 @@ pub async fn a_finished_result_is_not_handed_on(store: Subject) {
     };
     store.record(other, vec![done]).await.unwrap();
     store
-        .finish_attempt(other, AttemptEnd::Completed, vec![])
+        .finish_attempt(other, AttemptEnd::Completed { heard: 0 }, vec![])
         .await
         .unwrap();
 

@@ -75,7 +75,7 @@ pub async fn a_busy_submitter_waits_for_others(store: Subject) {
     assert_eq!(claimed_ids(&store, 1).await, [other[0]]);
     for claimed in running {
         store
-            .finish_attempt(claimed.fence(), AttemptEnd::Completed, vec![])
+            .finish_attempt(claimed.fence(), AttemptEnd::Completed { heard: 0 }, vec![])
             .await
             .unwrap();
     }

@@ -188,6 +188,7 @@ async fn asked_with(store: &Subject, text: &str) -> (Question, Checkpoint, Spec)
         commit: text.into(),
         head: text.into(),
         conversation: true,
+        heard: 0,
     };
     let record = EventRecord {
         checkpoint: Some(checkpoint),

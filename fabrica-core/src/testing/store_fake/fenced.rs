@@ -89,8 +89,13 @@ pub(super) fn finish(
     messages: Vec<NewMessage>,
     now: DateTime<Utc>,
 ) -> Result<(SessionStatus, Vec<Notice>), StoreError> {
+    let lost = matches!(end, AttemptEnd::Lost { .. });
     let status = match &end {
-        AttemptEnd::Completed => SessionStatus::Completed,
+        AttemptEnd::Completed { heard } if record.notes.iter().any(|note| note.number > *heard) => {
+            record.max_attempts = record.max_attempts.saturating_add(1);
+            SessionStatus::Pending
+        }
+        AttemptEnd::Completed { .. } => SessionStatus::Completed,
         AttemptEnd::Failed(_) => SessionStatus::Failed,
         AttemptEnd::Cancelled => SessionStatus::Cancelled,
         AttemptEnd::Escalated(_) => SessionStatus::Escalated,
@@ -111,7 +116,7 @@ pub(super) fn finish(
     if let AttemptEnd::Escalated(question) = end {
         asking::ask(record, fence, question, now);
     }
-    record.latest().finished = status != SessionStatus::Pending;
+    record.latest().finished = !lost;
     record.set_status(status, now);
     let mut notices = add_messages(record, messages, now);
     if status == SessionStatus::Pending && record.run_at <= now {

@@ -4,6 +4,7 @@ mod asking;
 mod claim;
 mod fenced;
 mod reap;
+mod saying;
 mod state;
 
 use std::collections::BTreeSet;
@@ -23,8 +24,8 @@ use crate::ids::{Fence, MessageId, QuestionId, SessionId, WorkerId};
 use crate::message::{Message, NewMessage};
 use crate::ports::store::{
     Answered, AttemptEnd, AttemptStart, CancelOutcome, ClaimRequest, Claimed, Created, Due, EventRecord,
-    NewAnswer, NewArtifact, NewSession, Notice, Question, Reaped, Recorded, Retention, SessionFilter,
-    SessionState, Storable, Store, StoreError, StoredTranscript,
+    NewAnswer, NewArtifact, NewNote, NewSession, Note, Notice, Question, Reaped, Recorded, Retention, Said,
+    SessionFilter, SessionState, Storable, Store, StoreError, StoredTranscript,
 };
 use crate::secrets::TokenHash;
 use crate::session::{Session, SessionStatus, Spec};
@@ -278,6 +279,16 @@ impl Store for FakeStore {
         let given_up = notice.is_some();
         self.tell(notice);
         Ok(given_up)
+    }
+
+    async fn say(&self, note: NewNote) -> Result<Said, StoreError> {
+        let (said, notices) = saying::say(&mut self.state(), note.storable(), self.now())?;
+        self.tell(notices);
+        Ok(said)
+    }
+
+    async fn notes(&self, session: SessionId, after: u32) -> Result<Vec<Note>, StoreError> {
+        Ok(saying::notes(&self.state(), session, after))
     }
 
     async fn request_cancel(&self, id: SessionId, message: NewMessage) -> Result<CancelOutcome, StoreError> {

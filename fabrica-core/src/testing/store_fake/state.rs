@@ -10,7 +10,7 @@ use super::asking::Asked;
 use crate::ids::{AttemptNumber, Fence, LeaseNumber, SessionId};
 use crate::message::{Message, NewMessage};
 use crate::ports::store::{
-    AttemptStart, CancelOutcome, Created, IDEMPOTENCY_WINDOW, NewSession, Notice, SessionFilter,
+    AttemptStart, CancelOutcome, Created, IDEMPOTENCY_WINDOW, NewSession, Note, Notice, SessionFilter,
     SessionState, StoreError, StoredTranscript,
 };
 use crate::protocol::{Checkpoint, Usage};
@@ -43,6 +43,8 @@ pub(super) struct Record {
     /// Oldest first; only the last one can be open.
     pub(super) questions: Vec<Asked>,
     pub(super) checkpoint: Option<(AttemptNumber, Checkpoint)>,
+    /// In the order of their numbers.
+    pub(super) notes: Vec<Note>,
 }
 
 #[derive(Debug, Default)]
@@ -174,6 +176,7 @@ impl Record {
             artifacts: BTreeMap::new(),
             questions: Vec::new(),
             checkpoint: None,
+            notes: Vec::new(),
         };
         record.add_message(new.message, now);
         record

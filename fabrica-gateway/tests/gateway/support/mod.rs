@@ -250,6 +250,7 @@ pub(crate) fn access(attempt: u32, repository: &Repository, sink: &Arc<Recording
             depth: None,
             checkpoint_seconds: None,
             resume: None,
+            heard: 0,
         },
         repository: repository.clone(),
         sink: sink.clone(),

@@ -9,7 +9,7 @@ use fabrica_core::ids::{AttemptNumber, Fence, LeaseNumber, MessageId, QuestionId
 use fabrica_core::message::{MessageContent, MessageKind, NewMessage};
 use fabrica_core::ports::store::{
     AttemptEnd, AttemptStart, ClaimLimits, ClaimRequest, Deadline, EventRecord, NewAnswer, NewArtifact,
-    NewQuestion, NewSession, OnDeadline, Retention,
+    NewNote, NewQuestion, NewSession, OnDeadline, Retention,
 };
 use fabrica_core::protocol::{Checkpoint, Escalation, TranscriptEntry, Urgency, Usage};
 use fabrica_core::secrets::TokenHash;
@@ -38,6 +38,7 @@ pub(super) enum Call {
     Finish(Fence, AttemptEnd, Vec<NewMessage>),
     Cancel(SessionId, NewMessage),
     Answer(NewAnswer),
+    Say(NewNote),
     Remind(QuestionId, NewMessage),
     GiveUp(QuestionId, NewMessage),
     Due(u32),
@@ -133,6 +134,14 @@ impl World {
             }
             Step::Cancel(back) => Call::Cancel(one(&self.sessions, *back)?, self.message("cancelled")),
             Step::Answer(choice) => Call::Answer(self.answer(choice)?),
+            Step::Say(back, attempts) => Call::Say(NewNote {
+                id: ids().note(),
+                session: one(&self.sessions, *back)?,
+                text: format!("note {}", self.made),
+                by: "ada".to_owned(),
+                attempts: *attempts,
+                message: self.message("said"),
+            }),
             Step::Remind(back) => Call::Remind(one(&self.questions, *back)?, self.message("remember")),
             Step::GiveUp(back) => Call::GiveUp(one(&self.questions, *back)?, self.message("given up")),
             Step::Due(limit) => Call::Due(*limit),
@@ -274,6 +283,7 @@ impl World {
             commit: format!("commit {number}"),
             head: format!("head {number}"),
             conversation,
+            heard: 0,
         }
     }
 
@@ -316,7 +326,7 @@ impl World {
     fn attempt_end(&mut self, end: End) -> AttemptEnd {
         let failure = || Failure::new("runtime.lost", "the container is gone", "Wait.");
         match end {
-            End::Completed => AttemptEnd::Completed,
+            End::Completed { heard } => AttemptEnd::Completed { heard },
             End::Failed => AttemptEnd::Failed(failure()),
             End::Cancelled => AttemptEnd::Cancelled,
             End::Escalated(wait) => AttemptEnd::Escalated(self.question(wait)),

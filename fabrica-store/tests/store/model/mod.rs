@@ -99,7 +99,7 @@ async fn tick() {
 async fn run(postgres: Arc<PostgresStore>, url: &str, steps: &[Step]) -> Result<(), TestCaseError> {
     let mut connection = PgConnection::connect(url).await.expect("the test server answers");
     connection
-        .execute("truncate sessions, specs, messages, attempts, transcript, artifacts, questions")
+        .execute("truncate sessions, specs, messages, attempts, transcript, artifacts, questions, notes")
         .await
         .expect("the tables are emptied");
     let directory = tempfile::tempdir().expect("there is room for a file");

@@ -9,7 +9,7 @@ use fabrica_core::ids::{Fence, MessageId, SessionId};
 use fabrica_core::message::{Message, MessageKind};
 use fabrica_core::ports::Store;
 use fabrica_core::ports::store::{
-    Answer, Answered, Claimed, Question, SessionFilter, SessionState, StoreError,
+    Answer, Answered, Claimed, Note, Question, Said, SessionFilter, SessionState, StoreError,
 };
 use fabrica_core::session::{Session, SessionStatus, Spec};
 use sqlx::types::Uuid;
@@ -74,6 +74,21 @@ pub(super) async fn of(store: &dyn Store, call: &Call) -> Outcome {
             Answered::Accepted(asked) => Answered::Accepted(question(asked)),
             Answered::Already(asked) => Answered::Already(question(asked)),
         })),
+        Call::Say(new) => {
+            let session = new.session;
+            let said = store.say(new).await.map(|said| match said {
+                Said::Queued(said) => Said::Queued(note(said)),
+                Said::Continued(said) => Said::Continued(note(said)),
+            });
+            let all = store
+                .notes(session, 1)
+                .await
+                .map(|all| all.into_iter().map(note).collect::<Vec<_>>());
+            Outcome {
+                succeeded: said.is_ok(),
+                ..told(Ok((told(said).told, told(all).told)))
+            }
+        }
         Call::Remind(id, message) => told(store.remind(id, message).await),
         Call::GiveUp(id, message) => told(store.give_up(id, message).await),
         Call::Due(limit) => {
@@ -151,6 +166,13 @@ fn question(question: Question) -> Question {
             ..answer
         }),
         ..question
+    }
+}
+
+fn note(note: Note) -> Note {
+    Note {
+        at: DateTime::UNIX_EPOCH,
+        ..note
     }
 }
 

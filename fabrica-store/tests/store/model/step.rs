@@ -44,7 +44,7 @@ pub(super) struct AnswerChoice {
 
 #[derive(Debug, Clone, Copy)]
 pub(super) enum End {
-    Completed,
+    Completed { heard: u32 },
     Failed,
     Cancelled,
     Escalated(Wait),
@@ -98,6 +98,7 @@ pub(super) enum Step {
     Finish(FenceChoice, End, usize),
     Cancel(Back),
     Answer(AnswerChoice),
+    Say(Back, u32),
     Remind(Back),
     GiveUp(Back),
     Due(u32),
@@ -120,7 +121,7 @@ fn fence() -> impl Strategy<Value = FenceChoice> {
 
 fn end() -> impl Strategy<Value = End> {
     prop_oneof![
-        2 => Just(End::Completed),
+        2 => (0_u32..3).prop_map(|heard| End::Completed { heard }),
         1 => Just(End::Failed),
         1 => Just(End::Cancelled),
         4 => prop_oneof![Just(Wait::ForEver), Just(Wait::Long), Just(Wait::NotAtAll)].prop_map(End::Escalated),
@@ -221,6 +222,7 @@ pub(super) fn step() -> impl Strategy<Value = Step> {
         5 => (fence(), end(), 0_usize..2).prop_map(|(fence, end, messages)| Step::Finish(fence, end, messages)),
         2 => (0_usize..6).prop_map(Step::Cancel),
         4 => answer().prop_map(Step::Answer),
+        3 => (0_usize..6, 1_u32..3).prop_map(|(back, attempts)| Step::Say(back, attempts)),
         1 => (0_usize..3).prop_map(Step::Remind),
         1 => (0_usize..3).prop_map(Step::GiveUp),
         1 => prop_oneof![Just(1_u32), Just(100)].prop_map(Step::Due),

@@ -75,6 +75,7 @@ impl Sandbox {
             depth: Some(50),
             checkpoint_seconds: None,
             resume: None,
+            heard: 0,
         };
         let gateway = Gateway::start(root.join("run/gateway.sock"), root.join("repositories"));
         Self {
