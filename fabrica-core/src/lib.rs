@@ -7,6 +7,7 @@ pub mod message;
 pub mod orchestrator;
 pub mod plan;
 pub mod ports;
+pub mod pricing;
 pub mod protocol;
 pub mod secrets;
 pub mod session;

@@ -34,6 +34,9 @@ pub const AGENT_TOKEN_VARIABLE: &str = "FABRICA_AGENT_TOKEN";
 /// Header that carries the stable code of a refusal by the gateway.
 pub const CODE_HEADER: &str = "x-fabrica-code";
 
+/// What the gateway says to the agent once the session's budget is used up: its words come back in the agent's failure.
+pub const BUDGET_REACHED: &str = "the session has used up its budget";
+
 /// The name of the artifact that holds the agent's own conversation: what it resumes from.
 pub const CONVERSATION_ARTIFACT: &str = "claude-transcript.jsonl";
 /// The exit code by which a `command` agent says that it has asked a person with `fabrica-escalate` and waits for the
@@ -95,6 +98,9 @@ pub struct Job {
     /// What the attempt goes on with; `None` begins from the base.
     #[serde(default)]
     pub resume: Option<Resume>,
+    /// Whether the agent works no more: what there is is committed, verified and pushed.
+    #[serde(default)]
+    pub finish: bool,
     /// The number of the last note to the agent that it knows, or that stands in [`Resume::prompt`]; 0 is none.
     #[serde(default)]
     pub heard: u32,
@@ -300,6 +306,9 @@ pub struct JobResult {
     /// The number of the last note that the agent has heard; 0 is none.
     #[serde(default)]
     pub heard: u32,
+    /// Whether the agent was not done, and the verification may have failed: it is published as a draft.
+    #[serde(default)]
+    pub unfinished: bool,
 }
 
 /// A branch that was pushed.
@@ -472,6 +481,7 @@ mod tests {
                 rounds: 1,
                 template: Some("## Why".into()),
                 heard: 2,
+                unfinished: true,
             }),
             RunnerEvent::Failed {
                 failure: Failure::new("agent.failed", "it failed", "look"),

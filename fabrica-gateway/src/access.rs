@@ -16,6 +16,7 @@ use http::header::{AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION};
 use http::{HeaderMap, StatusCode};
 use subtle::{Choice, ConstantTimeEq as _};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::client::HttpClient;
 use crate::git::Target;
@@ -47,6 +48,8 @@ pub(crate) struct Session {
     pub(crate) services: Arc<Services>,
     /// What this sandbox may have in memory.
     pub(crate) bodies: BodyMemory,
+    /// What tells the sink what answers of the model used.
+    pub(crate) counting: TaskTracker,
     /// Cancelled when this process serves the attempt no longer.
     pub(crate) ended: CancellationToken,
     /// Whether the attempt itself is over. Without it, another process may go on with the sandbox: then nothing may tell
@@ -78,6 +81,7 @@ impl Session {
             target,
             services,
             bodies,
+            counting: TaskTracker::new(),
             ended,
             over: AtomicBool::new(false),
         }

@@ -114,13 +114,20 @@ impl Open {
         self.wait().await;
     }
 
-    /// Waits for what was cut, but not for long.
+    /// Waits for what was cut, and until it is counted what answers under way have used, but not for long.
     async fn wait(self) {
-        let abort = self.server.abort_handle();
-        match tokio::time::timeout(CLOSING, self.server).await {
+        let Self { session, server, .. } = self;
+        let abort = server.abort_handle();
+        let over = async {
+            let ended = server.await;
+            session.counting.close();
+            session.counting.wait().await;
+            ended
+        };
+        match tokio::time::timeout(CLOSING, over).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
-                tracing::error!(session = %self.session.fence, %error, "the gateway's server ended badly");
+                tracing::error!(session = %session.fence, %error, "the gateway's server ended badly");
             }
             Err(_) => abort.abort(),
         }

@@ -3,13 +3,12 @@
 
 use http::HeaderMap;
 
-/// What a client of the model API may say.
+/// What a client of the model API may say. Not which encodings it takes: the gateway reads the answers.
 pub(crate) fn to_model(name: &str) -> bool {
     name.starts_with("x-stainless-")
         || matches!(
             name,
             "accept"
-                | "accept-encoding"
                 | "anthropic-beta"
                 | "anthropic-dangerous-direct-browser-access"
                 | "anthropic-version"

@@ -67,6 +67,7 @@ mod git;
 mod headers;
 mod listener;
 mod memory;
+mod model;
 mod options;
 mod refusal;
 mod routes;

@@ -131,6 +131,7 @@ impl Session {
                         rounds: done.rounds,
                         template: template(&git, &checkout).await,
                         heard: inbox.heard(),
+                        unfinished: self.job.finish,
                     })
                 }
                 Err(failure) => failed(failure, None),
@@ -229,7 +230,12 @@ impl Session {
         };
         let rounds = self.job.rounds.max(1);
         let mut spent = Usage::default();
-        let mut worked = agent::work(start).await;
+        let finish = self.job.finish;
+        let mut worked = if finish {
+            agent::finish(start).await
+        } else {
+            agent::work(start).await
+        };
         let mut round = 1;
         loop {
             // However it ended: what it recorded is the truth.
@@ -243,7 +249,7 @@ impl Session {
             spent = spent.plus(usage);
             receive(inbox, &mut self.reporter.said());
             let unheard = inbox.take();
-            if !unheard.is_empty() {
+            if !unheard.is_empty() && !finish {
                 worked = agent::go_on(start, inbox::words(&unheard), spent).await;
                 continue;
             }
@@ -258,8 +264,15 @@ impl Session {
                         rounds: round,
                     }));
                 }
+                Checked::Refuted(refuted) if finish => {
+                    return Ok(Worked::Done(Done {
+                        summary,
+                        verification: vec![refuted.step()],
+                        rounds: round,
+                    }));
+                }
                 Checked::Refuted(refuted) if round >= rounds => return Err(refuted.failure(rounds)),
-                Checked::Conflict(conflict) if round >= rounds => {
+                Checked::Conflict(conflict) if finish || round >= rounds => {
                     return Ok(Worked::Asked(conflict.question()));
                 }
                 objection => objection,

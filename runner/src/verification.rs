@@ -52,6 +52,14 @@ impl Refuted {
         )
     }
 
+    /// The command that failed, as part of a result that is published all the same.
+    pub(crate) fn step(&self) -> Verification {
+        Verification {
+            passed: false,
+            ..step(&self.command, self.seconds, &self.output, MAX_BYTES)
+        }
+    }
+
     /// What happened, in a line for people.
     pub(crate) fn cause(&self) -> String {
         format!("The verification {:?} {}", self.command, self.end)

@@ -225,6 +225,9 @@ pub struct WorkerArgs {
     /// Who commits are by, where the agent does not say
     #[arg(long, value_name = "NAME <ADDRESS>", env = "FABRICA_COMMITTER", default_value = "Fabrica <fabrica@localhost>", hide_short_help = true, value_parser = identity)]
     pub committer: Identity,
+    /// What models cost, in the form of the list that is built in: its entries go before those; for `limits.cost_usd`
+    #[arg(long, value_name = "FILE", env = "FABRICA_PRICES", hide_short_help = true)]
+    pub prices: Option<PathBuf>,
     /// Where people reach this service, such as `https://fabrica.example.com`: pull requests link to their session there
     #[arg(long, value_name = "URL", env = "FABRICA_PUBLIC_URL", hide_short_help = true)]
     pub public_url: Option<Url>,

@@ -1,11 +1,14 @@
 //! What the options and the environment come to.
 
 use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
 
 use fabrica_core::orchestrator::{Options, SandboxOptions};
 use fabrica_core::plan::RepositoryPolicy;
 use fabrica_core::ports::runtime::ResourceLimits;
 use fabrica_core::ports::store::{ClaimLimits, Deadline, Retention};
+use fabrica_core::pricing::PriceList;
 use fabrica_gateway::{ModelCredential, ModelUpstream};
 use secrecy::{ExposeSecret as _, SecretString};
 
@@ -52,6 +55,8 @@ pub struct Settings {
     pub repositories: RepositoryPolicy,
     /// Sandboxes, the runner.
     pub sandbox: SandboxArgs,
+    /// What models cost.
+    pub prices: Arc<PriceList>,
     /// The queue, leases, retention.
     pub worker: WorkerArgs,
 }
@@ -75,6 +80,7 @@ impl Settings {
             forges: forges(&args.forge, environment)?,
             repositories: repository_policy(&args.repositories, role),
             sandbox: args.sandbox.clone(),
+            prices: prices(args.worker.prices.as_deref())?,
             worker: args.worker.clone(),
         })
     }
@@ -124,10 +130,26 @@ impl Settings {
             transcripts: worker.keep_transcripts,
             artifacts: worker.keep_artifacts,
         };
+        options.prices.clone_from(&self.prices);
         options.committer.clone_from(&worker.committer);
         options.public_url = worker.public_url.as_ref().map(ToString::to_string);
         options.repositories.clone_from(&self.repositories);
     }
+}
+
+/// The operator's prices before those that are built in.
+fn prices(file: Option<&Path>) -> Result<Arc<PriceList>, AssemblyError> {
+    let builtin = PriceList::builtin();
+    let Some(file) = file else {
+        return Ok(Arc::new(builtin));
+    };
+    let refused = |reason: String| AssemblyError::Setting {
+        option: "--prices",
+        reason: format!("{}: {reason}", file.display()),
+    };
+    let text = std::fs::read_to_string(file).map_err(|error| refused(error.to_string()))?;
+    let list = PriceList::parse(&text).map_err(|error| refused(error.to_string()))?;
+    Ok(Arc::new(builtin.with(list)))
 }
 
 /// The database that was named; an empty value, as a compose file may pass it, is none.

@@ -17,6 +17,9 @@ on_each_engine!(
     a_follow_up_updates_the_same_pull_request,
     claude_hears_what_is_said_while_it_works,
     claude_hears_what_is_said_when_it_is_nearly_done,
+    a_budget_that_is_used_up_is_raised,
+    a_budget_that_is_used_up_ends_in_a_draft,
+    a_budget_in_dollars_counts_what_the_gateway_sees,
 );
 
 /// Writes a note and commits it.
@@ -218,5 +221,109 @@ async fn claude_hears_what_is_said_when_it_is_nearly_done(engine: Engine) -> Res
     run.assert_status("completed", 0);
     let kept = world.rehearsal.sample().file(&run.branch(), "NOTES.md").await?;
     assert_eq!(kept.as_deref(), Some("tabs\n"), "{run:#?}");
+    world.end().await
+}
+
+impl World {
+    async fn answer_budget(&self, id: SessionId, text: &str) -> Result<Run> {
+        let output = self
+            .command(&["answer", &id.short(), text, "--as", "Ada"])?
+            .output()
+            .await?;
+        ensure!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        let child = self.command(&["resume", &id.to_string()])?.spawn()?;
+        self.finish(child).await
+    }
+}
+
+/// Uses up its turns in the middle of work that it has not committed.
+fn spends() -> Script {
+    let write = |name: &str| Turn::tool("Write", scripts::write(&format!("{CLONE}/{name}"), "kept\n"));
+    Script::new([
+        write("one.txt"),
+        write("two.txt"),
+        write("three.txt"),
+        Turn::text("Done."),
+    ])
+    .when_user_says("It was raised", [notes("more"), Turn::text("Done with more.")])
+}
+
+async fn a_budget_that_is_used_up_is_raised(engine: Engine) -> Result<()> {
+    let world = World::new(engine, Database::Postgres, spends()).await?;
+    let run = world.run(&world.plan("limits: { turns: 2 }")).await?;
+    run.assert_status("escalated", 4);
+    let question = run.messages.last().expect("it has messages");
+    assert!(question.content.message.contains("budget of 2 turns"), "{run:#?}");
+    let done = world.answer_budget(run.session().id, "raise to 20 turns").await?;
+    done.assert_status("completed", 0);
+    assert_eq!(world.rehearsal.pull_requests().len(), 1, "{done:#?}");
+    let sample = world.rehearsal.sample();
+    for (file, content) in [("one.txt", "kept\n"), ("NOTES.md", "more\n")] {
+        assert_eq!(
+            sample.file(&done.branch(), file).await?.as_deref(),
+            Some(content),
+            "{done:#?}"
+        );
+    }
+    let (conversation, _) = world.conversation()?;
+    assert!(
+        conversation.contains("two.txt"),
+        "it is another conversation: {conversation}"
+    );
+    world.end().await
+}
+
+async fn a_budget_that_is_used_up_ends_in_a_draft(engine: Engine) -> Result<()> {
+    let world = World::new(engine, Database::Sqlite, spends()).await?;
+    let run = world
+        .run(&world.plan("limits: { turns: 2 }\nverify: [\"test -e three.txt\"]"))
+        .await?;
+    run.assert_status("escalated", 4);
+    let asked = world.rehearsal.model_requests().len();
+    let done = world.answer_budget(run.session().id, "3").await?;
+    done.assert_status("completed", 0);
+    let request = one_pull_request(&world, &done);
+    assert!(request.draft, "{request:#?}");
+    assert!(
+        request.body.contains("Unfinished") && request.body.contains("FAILED"),
+        "{}",
+        request.body
+    );
+    assert_eq!(
+        world.rehearsal.model_requests().len(),
+        asked,
+        "the model was asked again"
+    );
+    let kept = world.rehearsal.sample().file(&done.branch(), "one.txt").await?;
+    assert_eq!(kept.as_deref(), Some("kept\n"));
+    world.end().await
+}
+
+async fn a_budget_in_dollars_counts_what_the_gateway_sees(engine: Engine) -> Result<()> {
+    let world = World::new(engine, Database::Postgres, spends()).await?;
+    // A turn takes 1,200 tokens in and 180 out.
+    let prices = world.path("prices.yaml");
+    std::fs::write(
+        &prices,
+        "date: 2026-11-23\nmodels:\n  claude-*: { input: 1000, output: 1000 }\n",
+    )?;
+    let prices = prices.to_str().context("the path is text")?;
+    let run = world
+        .run_with(&world.plan("limits: { cost_usd: 2.5 }"), &["--prices", prices])
+        .await?;
+    run.assert_status("escalated", 4);
+    let question = run.messages.last().expect("it has messages");
+    assert!(question.content.message.contains("budget of $2.50"), "{run:#?}");
+    let nearly = run
+        .messages
+        .iter()
+        .any(|message| message.content.message.starts_with("110 % of the budget"));
+    assert!(nearly, "{run:#?}");
+    let asked = world.rehearsal.model_requests().len();
+    assert_eq!(asked, 2, "what is refused reaches no model");
     world.end().await
 }

@@ -2,6 +2,7 @@
 
 use thiserror::Error;
 
+use super::budget::is_about_budget;
 use super::inner::Inner;
 use crate::clock::IdSource;
 use crate::failure::Failure;
@@ -239,10 +240,16 @@ const LOST_PROMPT: &str = "The sandbox that you worked in was lost. You are in a
      last checkpoint, a few minutes before, and whatever ran is gone. Look at `git status` and `git log`, and go on with \
      the task.";
 
+const BUDGET_PROMPT: &str = "You were stopped because the budget for this task was used up. It was raised. You are in a new \
+     sandbox; the repository is as you left it. Go on with the task.";
+
 const SAID_PROMPT: &str = "Do what is said. You may be in a new sandbox, in which nothing runs that you started; the repository \
      is at the head of your branch, to which others may have pushed since: look at `git log`.";
 
 fn answer_prompt(question: &Question, claimed: &Claimed, plan: &Plan) -> String {
+    if is_about_budget(&question.escalation) {
+        return BUDGET_PROMPT.to_owned();
+    }
     let asked = &question.escalation.question;
     let mut prompt = match &question.answer {
         Some(answer) => match &answer.by {

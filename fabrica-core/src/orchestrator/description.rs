@@ -173,6 +173,7 @@ mod tests {
             rounds: 2,
             template: template.map(str::to_owned),
             heard: 0,
+            unfinished: false,
         }
     }
 

@@ -13,7 +13,8 @@ use crate::ports::forge::Forge;
 use crate::ports::gateway::Gateway;
 use crate::ports::presence::Presence;
 use crate::ports::runtime::{ContainerChange, ContainerRuntime};
-use crate::ports::store::Store;
+use crate::ports::store::{Claimed, Store};
+use crate::protocol::Usage;
 
 /// What the parts of the orchestration share.
 #[derive(Debug)]
@@ -37,6 +38,15 @@ pub(super) struct Inner {
 impl Inner {
     pub(super) fn ids(&self) -> IdSource<'_> {
         IdSource::new(&*self.clock, &*self.entropy)
+    }
+
+    /// What all attempts of a session used, the present one included.
+    pub(super) async fn used(&self, claimed: &Claimed) -> Usage {
+        match self.store.session(claimed.session.id).await {
+            Ok(Some(session)) => session.usage,
+            // What is told is less exact then.
+            Ok(None) | Err(_) => claimed.session.usage,
+        }
     }
 
     pub(super) fn message(&self, kind: MessageKind, content: MessageContent) -> NewMessage {

@@ -6,6 +6,7 @@
 
 mod asking;
 mod attempt;
+mod budget;
 mod description;
 mod dispatch;
 mod inner;
@@ -19,6 +20,7 @@ mod sandbox;
 mod saying;
 mod service;
 mod sink;
+mod spending;
 mod submit;
 mod watch;
 

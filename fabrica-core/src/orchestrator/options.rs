@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::ids::{SessionId, WorkerId};
 use crate::plan::RepositoryPolicy;
 use crate::ports::runtime::ResourceLimits;
 use crate::ports::store::{ClaimLimits, Deadline, Retention};
+use crate::pricing::PriceList;
 use crate::protocol::Identity;
 
 /// What an operator decides about an orchestrator.
@@ -53,6 +55,8 @@ pub struct Options {
     pub retry_delay: Duration,
     /// Where people reach this Fabrica, such as `https://fabrica.example.com`: pull requests link to their session there.
     pub public_url: Option<String>,
+    /// What models cost: for plans with a budget in US dollars.
+    pub prices: Arc<PriceList>,
     /// Which repositories are accepted.
     pub repositories: RepositoryPolicy,
     /// Who the commits are by.
@@ -88,6 +92,7 @@ impl Options {
             attempts: Self::ATTEMPTS,
             retry_delay: Duration::from_secs(5),
             public_url: None,
+            prices: Arc::new(PriceList::builtin()),
             repositories: RepositoryPolicy::default(),
             committer: Identity::default(),
             clone_depth: Some(50),

@@ -12,10 +12,10 @@ use super::inner::Inner;
 use super::outcome;
 use crate::failure::Failure;
 use crate::message::{MessageContent, MessageKind, NewMessage};
-use crate::plan::Plan;
+use crate::plan::{Plan, PullRequestOptions};
 use crate::ports::forge::{ForgeError, Publication, PullRequest, PullRequestRequest};
 use crate::ports::store::{AttemptEnd, Claimed, StoreError};
-use crate::protocol::{JobResult, Pushed, Usage};
+use crate::protocol::{JobResult, Pushed};
 
 /// How often a forge that does not answer is asked again.
 const TRIES: u32 = 4;
@@ -72,14 +72,17 @@ async fn open(
     pushed: &Pushed,
 ) -> Result<Publication, ForgeError> {
     let link = inner.options.link(claimed.session.id);
-    let usage = used(inner, claimed).await;
+    let usage = inner.used(claimed).await;
     let request = PullRequestRequest {
         repository: plan.repository.clone(),
         branch: pushed.branch.clone(),
         base: pushed.base.clone(),
         title: plan.title.clone(),
         body: describe(&claimed.session, link.as_deref(), usage, result, pushed),
-        options: plan.pull_request.clone(),
+        options: PullRequestOptions {
+            draft: plan.pull_request.draft || result.unfinished,
+            ..plan.pull_request.clone()
+        },
     };
     let mut delay = Duration::from_secs(1);
     for _ in 1..TRIES {
@@ -93,15 +96,6 @@ async fn open(
         }
     }
     inner.forge.publish(&request).await
-}
-
-/// What all attempts used, this one included.
-async fn used(inner: &Inner, claimed: &Claimed) -> Usage {
-    match inner.store.session(claimed.session.id).await {
-        Ok(Some(session)) => session.usage,
-        // The text is less exact then.
-        Ok(None) | Err(_) => claimed.session.usage,
-    }
 }
 
 fn opened(request: &PullRequest) -> String {
@@ -142,7 +136,8 @@ fn completion(claimed: &Claimed, result: &JobResult, content: MessageContent) ->
     let content = content
         .with("summary", result.summary.as_str())
         .with("verification", json!(result.verification))
-        .with("verificationRounds", result.rounds);
+        .with("verificationRounds", result.rounds)
+        .with("unfinished", result.unfinished);
     let Some(pushed) = &result.pushed else {
         return content;
     };

@@ -6,6 +6,7 @@ use std::path::Path;
 use secrecy::{ExposeSecret as _, SecretString};
 
 use super::asking;
+use super::budget::{Budget, Decision};
 use super::options::Options;
 use crate::ids::Fence;
 use crate::plan::Plan;
@@ -40,8 +41,18 @@ pub(super) fn branch(plan: &Plan, fence: Fence) -> String {
         .unwrap_or_else(|| format!("fabrica/{}", fence.session.short()))
 }
 
-pub(super) fn job(options: &Options, plan: &Plan, claimed: &Claimed, notes: &[Note]) -> Job {
+pub(super) fn job(
+    options: &Options,
+    plan: &Plan,
+    claimed: &Claimed,
+    notes: &[Note],
+    decision: Decision,
+) -> Job {
     let fence = claimed.fence();
+    let left = match decision {
+        Decision::Work(budget) => budget.left(claimed.session.usage),
+        Decision::Finish | Decision::Stop => Budget::default(),
+    };
     Job {
         session: fence.session,
         attempt: fence.attempt,
@@ -54,8 +65,9 @@ pub(super) fn job(options: &Options, plan: &Plan, claimed: &Claimed, notes: &[No
         setup: plan.setup.clone(),
         verify: plan.verify.clone(),
         rounds: plan.limits.rounds.unwrap_or(ROUNDS),
-        turns: plan.limits.turns,
-        cost_usd: plan.limits.cost_usd,
+        turns: left.turns,
+        cost_usd: left.cost_usd,
+        finish: decision == Decision::Finish,
         committer: options.committer.clone(),
         depth: options.clone_depth,
         checkpoint_seconds: options.checkpoint.map(|interval| interval.as_secs().max(1)),

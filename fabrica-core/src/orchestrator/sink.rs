@@ -11,8 +11,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::inner::Inner;
 use super::lease::Lease;
+use super::spending::Spending;
 use crate::message::{MessageContent, MessageKind, NewMessage};
-use crate::ports::gateway::{SessionSink, SinkError};
+use crate::ports::gateway::{ModelRefusal, ModelUse, SessionSink, SinkError};
 use crate::ports::store::{EventRecord, NewArtifact, Note, StoreError};
 use crate::protocol::{Acknowledgement, Envelope, Instruction, RunnerEvent, Told};
 use crate::session::SessionStatus;
@@ -28,6 +29,7 @@ pub(super) struct AttemptSink {
     cancel: CancellationToken,
     signs: Mutex<Signs>,
     hearing: Mutex<Hearing>,
+    spending: Spending,
 }
 
 /// What people say to the agent: how far the runner knows it.
@@ -56,6 +58,7 @@ impl AttemptSink {
         inner: Arc<Inner>,
         lease: Arc<Lease>,
         cancel: CancellationToken,
+        spending: Spending,
     ) -> (Arc<Self>, watch::Receiver<Option<RunnerEvent>>) {
         let (terminal, ended) = watch::channel(None);
         (
@@ -73,6 +76,7 @@ impl AttemptSink {
                     received: 0,
                     asked: None,
                 }),
+                spending,
             }),
             ended,
         )
@@ -182,6 +186,26 @@ impl AttemptSink {
 
 #[async_trait]
 impl SessionSink for AttemptSink {
+    fn may_ask(&self, model: &str) -> Result<(), ModelRefusal> {
+        self.spending.may_ask(model)
+    }
+
+    async fn used(&self, used: ModelUse) {
+        let Some(told) = self.spending.used(&used) else {
+            return;
+        };
+        let content = MessageContent::text(told).with("step", "budget");
+        let message = self.message(MessageKind::Progress, content);
+        if let Err(error) = self
+            .inner
+            .store
+            .add_messages(self.lease.fence, vec![message])
+            .await
+        {
+            tracing::warn!(%error, "people are not told of the budget");
+        }
+    }
+
     fn holds_lease(&self) -> bool {
         self.lease.is_held()
     }

@@ -11,7 +11,7 @@ use super::Source;
 use crate::failure::Failure;
 use crate::ids::Fence;
 use crate::plan::Repository;
-use crate::protocol::{Acknowledgement, Envelope, Job};
+use crate::protocol::{Acknowledgement, Envelope, Job, Usage};
 use crate::secrets::TokenHash;
 
 /// What one attempt may do through the gateway.
@@ -101,6 +101,39 @@ pub trait SessionSink: Debug + Send + Sync {
     ///
     /// [`SinkError`].
     async fn artifact(&self, name: &str) -> Result<Option<Vec<u8>>, SinkError>;
+
+    /// Whether the session may ask this model now. The gateway asks before every request to the model; it costs nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelRefusal`], which the agent is told and must not try again.
+    fn may_ask(&self, model: &str) -> Result<(), ModelRefusal>;
+
+    /// Adds what a request to the model used, as far as its answer told. The gateway waits for this before it ends the
+    /// answer, so that the next request is only asked for once this one is counted. What cannot be stored now is kept and
+    /// stored with the next.
+    async fn used(&self, used: ModelUse);
+}
+
+/// What one request to the model used, as the provider's answer says.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelUse {
+    /// The model that answered, as the provider names it.
+    pub model: String,
+    /// The tokens; neither cost nor turns.
+    pub usage: Usage,
+    /// How many of the tokens that were written to the provider's cache are kept for an hour instead of five minutes.
+    pub hour_cache_write_tokens: u64,
+}
+
+/// Why the model may not be asked.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{detail}")]
+pub struct ModelRefusal {
+    /// Stable code: `budget.reached`, `budget.price_unknown`.
+    pub code: &'static str,
+    /// What happened and what to do.
+    pub detail: String,
 }
 
 /// Why a report was not taken.

@@ -60,6 +60,7 @@ impl Script {
             rounds: 1,
             template: None,
             heard: 0,
+            unfinished: false,
         };
         Self {
             events: vec![

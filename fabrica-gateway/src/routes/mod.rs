@@ -27,8 +27,8 @@ pub(crate) fn router(session: Arc<Session>) -> Router {
         .fallback(unknown)
         .layer(from_fn(runner_only));
     let model = Router::new()
-        .route("/v1/messages", post(model::forward))
-        .route("/v1/messages/count_tokens", post(model::forward))
+        .route("/v1/messages", post(model::messages))
+        .route("/v1/messages/count_tokens", post(model::count_tokens))
         .method_not_allowed_fallback(model::refuse)
         .fallback(model::refuse)
         .layer(from_fn(agent_only));

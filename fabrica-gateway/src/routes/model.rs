@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::Response;
-use http::header::AUTHORIZATION;
+use http::header::{ACCEPT_ENCODING, AUTHORIZATION};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use secrecy::{ExposeSecret as _, SecretString};
 use url::Url;
@@ -14,28 +14,64 @@ use crate::access::Session;
 use crate::client::root_cause;
 use crate::headers::{from_model, passing, to_model};
 use crate::listener::until_ended;
+use crate::model::{Asked, counted, drain};
 use crate::options::ModelCredential;
 use crate::refusal::{Area, Refusal, SHOULD_RETRY};
 
-/// Streams the request to the model API and its answer back; neither is ever held as a whole.
-pub(super) async fn forward(State(session): State<Arc<Session>>, request: Request) -> Response {
+/// A message, if the session may ask that model; what the answer used is counted.
+pub(super) async fn messages(State(session): State<Arc<Session>>, request: Request) -> Response {
+    let (parts, body) = request.into_parts();
+    let Asked { model, body } = Asked::read(&parts.headers, body).await;
+    if let Err(refusal) = session.sink.may_ask(&model) {
+        tracing::info!(session = %session.fence, code = refusal.code, "the session may not ask the model");
+        drain(body).await;
+        let detail = format!("fabrica: {}", refusal.detail);
+        return Refusal::forbidden(refusal.code, detail).into_model_error(true);
+    }
+    let request = Request::from_parts(parts, Body::from_stream(body));
+    forward(&session, request, |answer| {
+        let headers = answer.headers().clone();
+        let body = until_ended(answer.bytes_stream(), &session.ended);
+        Body::from_stream(counted(Arc::clone(&session), model, &headers, body))
+    })
+    .await
+}
+
+/// What a message would use. It costs nothing, so nothing is counted.
+pub(super) async fn count_tokens(State(session): State<Arc<Session>>, request: Request) -> Response {
+    forward(&session, request, |answer| plain(&session, answer)).await
+}
+
+fn plain(session: &Session, answer: reqwest::Response) -> Body {
+    Body::from_stream(until_ended(answer.bytes_stream(), &session.ended))
+}
+
+/// Streams the request to the model API and its answer back; neither is ever held as a whole. `body` makes the body of
+/// a successful answer.
+async fn forward(
+    session: &Session,
+    request: Request,
+    body: impl FnOnce(reqwest::Response) -> Body,
+) -> Response {
     let model = &session.services.model;
     let mut headers = passing(request.headers(), to_model);
+    // The gateway must be able to read what the answer used.
+    headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     if let Err(refusal) = add_credential(&mut headers, &model.credential) {
         return refusal.into_model_error(true);
     }
     let url = address(&model.base_url, request.uri().path(), request.uri().query());
-    let body = reqwest::Body::wrap_stream(request.into_body().into_data_stream());
+    let content = reqwest::Body::wrap_stream(request.into_body().into_data_stream());
     match session
         .services
         .client
         .request(Method::POST, url)
         .headers(headers)
-        .body(body)
+        .body(content)
         .send()
         .await
     {
-        Ok(answer) => pass_back(&session, answer),
+        Ok(answer) => pass_back(session, answer, body),
         Err(error) => {
             let cause = root_cause(&error);
             tracing::warn!(session = %session.fence, cause, "the model API cannot be reached");
@@ -84,16 +120,19 @@ fn no_credential(problem: &str) -> Refusal {
     Refusal::new(StatusCode::UNAUTHORIZED, "model.no_credential", detail)
 }
 
-fn pass_back(session: &Session, answer: reqwest::Response) -> Response {
+fn pass_back(
+    session: &Session,
+    answer: reqwest::Response,
+    body: impl FnOnce(reqwest::Response) -> Body,
+) -> Response {
     let status = answer.status();
-    if !status.is_success() {
-        tracing::info!(session = %session.fence, status = status.as_u16(), "the model API refused a request");
-    }
     let headers = passing(answer.headers(), from_model);
-    let mut response = Response::new(Body::from_stream(until_ended(
-        answer.bytes_stream(),
-        &session.ended,
-    )));
+    let mut response = Response::new(if status.is_success() {
+        body(answer)
+    } else {
+        tracing::info!(session = %session.fence, status = status.as_u16(), "the model API refused a request");
+        plain(session, answer)
+    });
     *response.status_mut() = status;
     *response.headers_mut() = headers;
     if status == StatusCode::UNAUTHORIZED {

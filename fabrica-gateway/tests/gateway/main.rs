@@ -18,3 +18,5 @@ mod session;
 mod support;
 #[cfg(test)]
 mod takeover;
+#[cfg(test)]
+mod usage;

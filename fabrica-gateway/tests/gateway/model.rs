@@ -208,7 +208,7 @@ async fn the_request_streams_piece_by_piece() {
         .body(reqwest::Body::wrap_stream(body.into_data_stream()));
     let sending = tokio::spawn(request.send());
     for n in 0..3 {
-        let piece = Bytes::from(format!("piece {n}"));
+        let piece = Bytes::from(format!("{{\"model\":\"claude-{n}\","));
         sender.send(Ok(piece.clone())).unwrap();
         assert_eq!(timeout(SOON, arrivals.recv()).await.unwrap(), Some(piece));
     }

@@ -3,6 +3,7 @@
 use std::process::ExitStatus;
 
 use fabrica_core::failure::Failure;
+use fabrica_core::protocol::BUDGET_REACHED;
 use serde_json::{Map, Value};
 
 use super::stream::{number, text};
@@ -67,6 +68,11 @@ pub(super) fn of_result(result: &Map<String, Value>, refused: bool, clue: Clue) 
 
 fn of_status(status: u64, words: String) -> Failure {
     match status {
+        403 if words.contains(BUDGET_REACHED) => Failure::new(
+            "budget.reached",
+            words,
+            "Raise `limits.cost_usd` in the plan, or split the task. What was committed is on the branch.",
+        ),
         401 => Failure::new(
             "model.unauthorized",
             words,

@@ -65,6 +65,24 @@ pub(crate) async fn work(start: Start<'_>) -> Result<Worked, Failure> {
     }
 }
 
+/// In place of an agent that works no more. Its conversation is put back all the same, so that it can go on one day.
+pub(crate) async fn finish(start: Start<'_>) -> Result<Worked, Failure> {
+    start.asking.begin().map_err(|error| unprepared(&error))?;
+    if start.job.agent == Agent::Claude {
+        conversation::restore(start).await?;
+    }
+    let message = "The agent works no more; what there is becomes the result";
+    start.commands.reporter.progress("agent", message).await;
+    Ok(Worked {
+        summary: UNFINISHED.to_owned(),
+        usage: Usage::default(),
+    })
+}
+
+/// What stands in the place of the agent's closing words.
+const UNFINISHED: &str = "**Unfinished.** The session had used up its budget before the agent was done, and was asked to finish \
+    with what there was.";
+
 /// Lets the agent go on in the same sandbox, with what it is told now. It has used `spent` before.
 pub(crate) async fn go_on(start: Start<'_>, told: String, spent: Usage) -> Result<Worked, Failure> {
     start.asking.begin().map_err(|error| unprepared(&error))?;

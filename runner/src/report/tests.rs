@@ -278,6 +278,7 @@ async fn while_too_much_waits_entries_are_left_out_and_counted_and_the_outcome_a
         rounds: 1,
         template: None,
         heard: 0,
+        unfinished: false,
     }))
     .await;
     let rig = rig.open();

@@ -150,6 +150,7 @@ mod tests {
             rounds: 1,
             template: None,
             heard: 0,
+            unfinished: false,
         });
         assert_eq!(
             told(&thinning.admit(outcome, Load::Overfull)),

@@ -138,6 +138,36 @@ async fn an_agent_may_ask_when_it_cannot_mend_what_failed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_is_to_finish_publishes_what_there_is_without_its_agent() {
+    let mut sandbox = Sandbox::new("echo kept >kept.txt; fabrica-escalate 'More?'; exit 85");
+    let asked = sandbox.run().await;
+    asked.asked();
+    let resume = fabrica_core::protocol::Resume {
+        checkpoint: asked.checkpoints().last().map(|&checkpoint| checkpoint.clone()),
+        prompt: "never told".into(),
+    };
+    sandbox.resume(resume, Some("touch agent-was-here"));
+    sandbox.job.finish = true;
+    sandbox.job.rounds = 3;
+    sandbox.job.verify = vec!["echo not yet; false".into()];
+    let end = sandbox.run().await;
+    let result = end.completed();
+    assert!(
+        result.unfinished && result.summary.contains("Unfinished"),
+        "{result:?}"
+    );
+    let [step] = result.verification.as_slice() else {
+        panic!("{result:?}");
+    };
+    assert_eq!(
+        (step.passed, step.output.as_slice()),
+        (false, &["not yet".to_owned()][..])
+    );
+    assert_eq!(sandbox.file(BRANCH, "kept.txt").as_deref(), Some("kept\n"));
+    assert_eq!(sandbox.file(BRANCH, "agent-was-here"), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_template_of_the_commit_that_is_pushed_is_reported() {
     let template = "## Why\n\n## Risk";
     let sandbox = Sandbox::new(&format!(

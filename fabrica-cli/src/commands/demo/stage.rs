@@ -1,12 +1,14 @@
 //! The settings under which everything talks to the stand-ins.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use fabrica_cli::assembly::{
     DataArgs, Directories, Environment, ForgeKind, ForgeOption, ForgeSettings, Settings,
 };
 use fabrica_cli::rehearsal::Rehearsal;
 use fabrica_core::plan::RepositoryPolicy;
+use fabrica_core::pricing::PriceList;
 use fabrica_gateway::{ModelCredential, ModelUpstream};
 use secrecy::SecretString;
 use url::Url;
@@ -40,6 +42,7 @@ pub(super) fn settings(
     let database = args.database.clone();
     let temporary = || directory.join("demo.sqlite").display().to_string().into();
     Ok(Settings {
+        prices: Arc::new(PriceList::builtin()),
         database: Some(database.unwrap_or_else(temporary)),
         directories: directories(&args.data),
         runtime: args.runtime.runtime,

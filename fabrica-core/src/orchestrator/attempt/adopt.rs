@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
+use super::super::budget::Decision;
 use super::super::outcome::{self, Outcome};
 use super::observer::{LOG_LINES, Observer};
 use super::{Attempt, store_outcome};
@@ -16,7 +17,7 @@ use crate::ports::store::{AttemptStart, Resumed, StoreError};
 impl Attempt {
     /// Finds the attempt's container by its name. If it runs, the runner hears of its new gateway and goes on where it was;
     /// if not, the attempt is lost.
-    pub(super) async fn adopt(&self, plan: &Plan, resumed: &Resumed) -> Outcome {
+    pub(super) async fn adopt(&self, plan: &Plan, decision: Decision, resumed: &Resumed) -> Outcome {
         let name = ContainerName::of(self.fence());
         let found = match self.find(&name).await {
             Ok(found) => found,
@@ -24,7 +25,7 @@ impl Attempt {
         };
         match (found, &resumed.start) {
             (Some(container), Some(start)) if container.observation == Observation::Running => {
-                self.go_on(plan, start, resumed.age, &container).await
+                self.go_on((plan, decision), start, resumed.age, &container).await
             }
             (Some(container), _) if matches!(container.observation, Observation::Exited { .. }) => {
                 let log = self.inner.runtime.log_tail(&name, LOG_LINES).await;
@@ -46,20 +47,20 @@ impl Attempt {
     /// Opens the gateway again, in the same place and for the same tokens.
     async fn go_on(
         &self,
-        plan: &Plan,
+        (plan, decision): (&Plan, Decision),
         start: &AttemptStart,
         age: Duration,
         container: &ContainerSummary,
     ) -> Outcome {
         let inner = &self.inner;
-        let mut observer = Observer::new(self, plan).after(age);
+        let mut observer = Observer::new(self, plan, decision).after(age);
         // Its end must not fall between the look at it and the listening.
         observer.listen();
         let notes = match self.notes().await {
             Ok(notes) => notes,
             Err(error) => return store_outcome(&error),
         };
-        let access = self.access(plan, start, &observer.sink, &notes);
+        let access = self.access((plan, decision), start, &observer.sink, &notes);
         let endpoint = match inner.gateway.open(access).await {
             Ok(endpoint) => endpoint,
             Err(error) => return Outcome::failed(error.failure()),

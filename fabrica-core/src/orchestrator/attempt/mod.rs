@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::clean_up::Rest;
 use self::observer::Observer;
+use super::budget::Decision;
 use super::inner::Inner;
 use super::lease::Lease;
 use super::outcome::{self, Outcome};
@@ -91,12 +92,38 @@ impl Attempt {
                 return self.settle(None, Outcome::failed(failure), false).await;
             }
         };
+        let decision = self.decision(&plan).await?;
         let (outcome, worked) = match (self.reported(), &self.claimed.resumed) {
             (Some(known), _) => (known, false),
-            (None, Some(resumed)) => (self.adopt(&plan, resumed).await, true),
-            (None, None) => (self.start(&plan).await, true),
+            (None, Some(resumed)) => (self.adopt(&plan, decision, resumed).await, true),
+            (None, None) => (self.start(&plan, decision).await, true),
         };
+        let outcome = self.ask_instead(decision, outcome).await;
         self.settle(Some(&plan), outcome, worked).await
+    }
+
+    /// What people have decided about the session's budgets. Most have never asked, so most need not look.
+    async fn decision(&self, plan: &Plan) -> Result<Decision, StoreError> {
+        let claimed = &self.claimed;
+        let limited = plan.limits.cost_usd.is_some() || plan.limits.turns.is_some();
+        let questions = if limited && claimed.session.attempt.get() > 1 {
+            self.inner.store.questions(claimed.session.id).await?
+        } else {
+            Vec::new()
+        };
+        Ok(Decision::of(&plan.limits, &questions))
+    }
+
+    /// A budget that is used up is a question, not a failure.
+    async fn ask_instead(&self, decision: Decision, outcome: Outcome) -> Outcome {
+        let (Decision::Work(budget), Outcome::Failed { failure, .. }) = (decision, &outcome) else {
+            return outcome;
+        };
+        let used = self.inner.used(&self.claimed).await;
+        match budget.question(failure, used) {
+            Some(question) => Outcome::Escalated(question),
+            None => outcome,
+        }
     }
 
     fn fence(&self) -> Fence {
@@ -117,8 +144,17 @@ impl Attempt {
     }
 
     /// From the written intent to the sandbox's outcome.
-    async fn start(&self, plan: &Plan) -> Outcome {
+    async fn start(&self, plan: &Plan, decision: Decision) -> Outcome {
         let (inner, fence) = (&self.inner, self.fence());
+        match decision {
+            Decision::Stop => return Outcome::failed(stopped_at_budget()),
+            Decision::Work(budget) => {
+                if let Some(question) = budget.exhausted(self.claimed.session.usage) {
+                    return Outcome::Escalated(question);
+                }
+            }
+            Decision::Finish => {}
+        }
         self.remove_earlier().await;
         let tokens = Tokens {
             runner: new_token(&*inner.entropy, "runner"),
@@ -138,8 +174,8 @@ impl Attempt {
             Ok(notes) => notes,
             Err(error) => return store_outcome(&error),
         };
-        let mut observer = Observer::new(self, plan);
-        let access = self.access(plan, &start, &observer.sink, &notes);
+        let mut observer = Observer::new(self, plan, decision);
+        let access = self.access((plan, decision), &start, &observer.sink, &notes);
         let endpoint = match inner.gateway.open(access).await {
             Ok(endpoint) => endpoint,
             Err(error) => return Outcome::failed(error.failure()),
@@ -168,7 +204,7 @@ impl Attempt {
 
     fn access(
         &self,
-        plan: &Plan,
+        (plan, decision): (&Plan, Decision),
         start: &AttemptStart,
         sink: &Arc<AttemptSink>,
         notes: &[Note],
@@ -177,7 +213,7 @@ impl Attempt {
             fence: self.fence(),
             runner_token: start.runner_token,
             agent_token: start.agent_token,
-            job: sandbox::job(&self.inner.options, plan, &self.claimed, notes),
+            job: sandbox::job(&self.inner.options, plan, &self.claimed, notes, decision),
             repository: plan.repository.clone(),
             sink: sink.clone(),
         }
@@ -257,6 +293,14 @@ fn read_plan(inner: &Inner, claimed: &Claimed) -> Result<Plan, PlanError> {
             .map_err(|error| PlanError::from(crate::plan::PlanProblem::Repository(error)))?;
     }
     Ok(plan)
+}
+
+fn stopped_at_budget() -> Failure {
+    Failure::new(
+        "budget.stopped",
+        "The session had used up its budget, and was stopped by whoever was asked",
+        "What was committed is on the branch. Say something to the session, or submit the plan again with a higher limit, to go on.",
+    )
 }
 
 fn store_outcome(error: &StoreError) -> Outcome {

@@ -7,10 +7,12 @@ use std::time::Duration;
 use tokio::sync::{broadcast, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 
+use super::super::budget::Decision;
 use super::super::inner::Inner;
 use super::super::lease::Lease;
 use super::super::outcome::{self, Outcome};
 use super::super::sink::AttemptSink;
+use super::super::spending::Spending;
 use super::{Attempt, Signals};
 use crate::message::{MessageContent, MessageKind};
 use crate::plan::Plan;
@@ -48,12 +50,19 @@ pub(super) struct Observer {
 }
 
 impl Observer {
-    pub(super) fn new(attempt: &Attempt, plan: &Plan) -> Self {
+    pub(super) fn new(attempt: &Attempt, plan: &Plan, decision: Decision) -> Self {
         let inner = attempt.inner.clone();
+        let limit = match decision {
+            Decision::Work(budget) => budget.cost_usd,
+            Decision::Finish | Decision::Stop => None,
+        };
+        let before = attempt.claimed.session.usage.cost_usd;
+        let spending = Spending::new(inner.options.prices.clone(), limit, before);
         let (sink, ended) = AttemptSink::new(
             inner.clone(),
             attempt.lease.clone(),
             attempt.signals.cancel.clone(),
+            spending,
         );
         let wall = plan.limits.wall.unwrap_or(inner.options.sandbox.wall);
         Self {

@@ -428,3 +428,122 @@ async fn a_note_that_is_none_is_refused() {
     }
     assert_eq!(rig.store.notes(id, 0).await.unwrap(), []);
 }
+
+const LIMITED: &str =
+    "---\nrepo: https://git.example.com/acme/app.git\nlimits: { cost_usd: 10, turns: 100 }\n---\n# Do it\n";
+
+/// Uses so much in each attempt and ends with that failure, until it may use more than `enough`.
+fn spends(cost_usd: f64, enough: f64) -> (Rig, Arc<Mutex<Vec<Job>>>) {
+    let jobs = Arc::new(Mutex::new(Vec::new()));
+    let seen = jobs.clone();
+    let director = move |job: &Job| {
+        seen.lock().unwrap().push(job.clone());
+        let usage = RunnerEvent::Usage(crate::protocol::Usage {
+            cost_usd,
+            turns: 10,
+            ..Default::default()
+        });
+        if job.finish || job.cost_usd.is_none_or(|left| left > enough) {
+            let mut script = Script::completes(job);
+            if let Some(RunnerEvent::Completed(result)) = script.events.last_mut() {
+                result.unfinished = job.finish;
+            }
+            return script;
+        }
+        let failure = crate::failure::Failure::new("agent.max_budget", "it is used up", "raise it");
+        Script {
+            events: vec![
+                usage,
+                RunnerEvent::Checkpoint(checkpoint(job, job.attempt.get())),
+                RunnerEvent::Failed {
+                    failure,
+                    pushed: None,
+                },
+            ],
+            end: ScriptEnd::Exit(0),
+        }
+    };
+    (Rig::with(director, options(), None), jobs)
+}
+
+#[tokio::test]
+async fn a_budget_that_is_used_up_is_a_question_and_its_answer_raises_it() {
+    let (rig, jobs) = spends(10.5, 10.0);
+    let waiting = rig.run(LIMITED).await;
+    assert_eq!(waiting.status(), SessionStatus::Escalated);
+    assert!(
+        waiting
+            .last()
+            .content
+            .message
+            .contains("$10.00 (it has used $10.50)")
+    );
+    let id = waiting.session.id;
+    rig.orchestrator.answer(answer(id, "raise to 15")).await.unwrap();
+    let again = rig.finish(id).await;
+    assert_eq!(
+        again.status(),
+        SessionStatus::Escalated,
+        "15 is not enough: {:?}",
+        again.last()
+    );
+    rig.orchestrator.answer(answer(id, "raise to 50")).await.unwrap();
+    assert_eq!(rig.finish(id).await.status(), SessionStatus::Completed);
+    let jobs = jobs.lock().unwrap();
+    let left: Vec<_> = jobs
+        .iter()
+        .map(|job| (job.cost_usd.unwrap(), job.turns.unwrap()))
+        .collect();
+    assert_eq!(left, [(10.0, 100), (4.5, 90), (29.0, 80)], "over all attempts");
+    assert!(jobs[1].resume.as_ref().unwrap().prompt.contains("It was raised"));
+}
+
+#[tokio::test]
+async fn nothing_is_started_for_a_budget_that_is_used_up_already() {
+    let (rig, jobs) = spends(12.0, 10.0);
+    let id = rig.run(LIMITED).await.session.id;
+    // Not more than it has used.
+    rig.orchestrator.answer(answer(id, "raise to 11")).await.unwrap();
+    assert_eq!(rig.finish(id).await.status(), SessionStatus::Escalated);
+    assert_eq!(jobs.lock().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn whoever_is_asked_about_a_budget_may_stop_or_finish() {
+    let (rig, jobs) = spends(11.0, 10.0);
+    let id = rig.run(LIMITED).await.session.id;
+    rig.orchestrator.answer(answer(id, "stop")).await.unwrap();
+    rig.finish(id).await.assert_failed("budget.stopped");
+    assert_eq!(jobs.lock().unwrap().len(), 1);
+
+    let mut forge = MockForge::new();
+    forge
+        .expect_publish()
+        .times(1)
+        .withf(|request| request.options.draft)
+        .returning(|_| Ok(Publication::Branch));
+    let director = |job: &Job| {
+        if job.finish {
+            let mut script = Script::completes(job);
+            if let Some(RunnerEvent::Completed(result)) = script.events.last_mut() {
+                result.unfinished = true;
+            }
+            return script;
+        }
+        let failure = crate::failure::Failure::new("agent.max_turns", "it is used up", "raise it");
+        Script {
+            events: vec![RunnerEvent::Failed {
+                failure,
+                pushed: None,
+            }],
+            end: ScriptEnd::Exit(0),
+        }
+    };
+    let rig = Rig::with(director, options(), Some(forge));
+    let id = rig.run(LIMITED).await.session.id;
+    rig.orchestrator
+        .answer(answer(id, "Finish with what there is"))
+        .await
+        .unwrap();
+    assert_eq!(rig.finish(id).await.status(), SessionStatus::Completed);
+}

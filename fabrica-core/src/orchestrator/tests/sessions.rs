@@ -58,6 +58,7 @@ async fn a_session_without_a_change_is_completed_without_a_pull_request() {
             rounds: 1,
             template: None,
             heard: 0,
+            unfinished: false,
         };
         Script {
             events: vec![RunnerEvent::Completed(result)],

@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use fabrica_core::ids::{AttemptNumber, Fence, LeaseNumber, SessionId};
 use fabrica_core::plan::{Agent, Repository, RepositoryPolicy};
+use fabrica_core::ports::gateway::{ModelRefusal, ModelUse};
 use fabrica_core::ports::{Gateway as _, GatewayAccess, SessionSink, SinkError};
 use fabrica_core::protocol::{Acknowledgement, Envelope, GATEWAY_SOCKET, Identity, Instruction, Job};
 use fabrica_core::secrets::TokenHash;
@@ -38,7 +39,7 @@ pub(crate) struct RecordingSink {
     pub(crate) artifacts: Mutex<Vec<(String, Vec<u8>)>>,
     /// What the next report meets instead.
     pub(crate) failure: Mutex<Option<SinkError>>,
-    /// How long a report takes.
+    /// How long a report takes, also of what an answer used.
     pub(crate) delay: Mutex<Option<std::time::Duration>>,
     /// Whether the lease is unknown.
     pub(crate) lease_unknown: AtomicBool,
@@ -48,6 +49,14 @@ pub(crate) struct RecordingSink {
     pub(crate) forgetful: AtomicBool,
     /// How often that was asked.
     pub(crate) asked: AtomicUsize,
+    /// Which models it was asked for.
+    pub(crate) models: Mutex<Vec<String>>,
+    /// Why no model may be asked.
+    pub(crate) model_refusal: Mutex<Option<ModelRefusal>>,
+    /// What it was told of what answers used, once that has taken its time.
+    pub(crate) used: Mutex<Vec<ModelUse>>,
+    /// How often it was told so, or begun to.
+    pub(crate) counting: AtomicUsize,
 }
 
 impl RecordingSink {
@@ -58,6 +67,20 @@ impl RecordingSink {
 
 #[async_trait]
 impl SessionSink for RecordingSink {
+    fn may_ask(&self, model: &str) -> Result<(), ModelRefusal> {
+        self.models.lock().unwrap().push(model.to_owned());
+        self.model_refusal.lock().unwrap().clone().map_or(Ok(()), Err)
+    }
+
+    async fn used(&self, used: ModelUse) {
+        self.counting.fetch_add(1, Ordering::SeqCst);
+        let delay = *self.delay.lock().unwrap();
+        if let Some(delay) = delay {
+            tokio::time::sleep(delay).await;
+        }
+        self.used.lock().unwrap().push(used);
+    }
+
     fn holds_lease(&self) -> bool {
         !self.lease_unknown.load(Ordering::SeqCst)
     }
@@ -251,6 +274,7 @@ pub(crate) fn access(attempt: u32, repository: &Repository, sink: &Arc<Recording
             checkpoint_seconds: None,
             resume: None,
             heard: 0,
+            finish: false,
         },
         repository: repository.clone(),
         sink: sink.clone(),

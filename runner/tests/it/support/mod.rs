@@ -76,6 +76,7 @@ impl Sandbox {
             checkpoint_seconds: None,
             resume: None,
             heard: 0,
+            finish: false,
         };
         let gateway = Gateway::start(root.join("run/gateway.sock"), root.join("repositories"));
         Self {
