@@ -2,7 +2,7 @@
 
 use crate::failure::Failure;
 use crate::plan::Limits;
-use crate::ports::store::Question;
+use crate::ports::store::{Note, Question};
 use crate::protocol::{Escalation, Urgency, Usage};
 
 /// The second answer to choose from.
@@ -38,8 +38,9 @@ enum Limit {
 }
 
 impl Decision {
-    /// From the plan's limits and the session's questions, oldest first.
-    pub(super) fn of(limits: &Limits, questions: &[Question]) -> Self {
+    /// From the plan's limits, and the session's questions and notes, oldest first. Whoever says something after the session
+    /// was to end wants the agent to go on.
+    pub(super) fn of(limits: &Limits, questions: &[Question], notes: &[Note]) -> Self {
         let mut budget = Budget {
             cost_usd: limits.cost_usd,
             turns: limits.turns,
@@ -56,10 +57,10 @@ impl Decision {
                     .get(..with.len())
                     .is_some_and(|word| word.eq_ignore_ascii_case(with))
             };
+            let stands = newest == Some(question.id) && notes.last().is_none_or(|note| note.at <= answer.at);
             match (limit, number(words)) {
-                // An earlier one was overruled by whoever let the session go on.
-                _ if begins(STOP) && newest == Some(question.id) => return Self::Stop,
-                _ if begins("finish") && newest == Some(question.id) => return Self::Finish,
+                _ if begins(STOP) && stands => return Self::Stop,
+                _ if begins("finish") && stands => return Self::Finish,
                 (Limit::Cost(_), Some(wanted)) => {
                     budget.cost_usd = Some(budget.cost_usd.map_or(wanted, |limit| limit.max(wanted)));
                 }
@@ -241,7 +242,7 @@ mod tests {
 
     #[test]
     fn what_is_asked_says_what_was_used_and_what_can_be_answered() {
-        let Decision::Work(budget) = Decision::of(&LIMITS, &[]) else {
+        let Decision::Work(budget) = Decision::of(&LIMITS, &[], &[]) else {
             panic!("nobody has decided anything");
         };
         assert_eq!(budget.exhausted(used(9.99, 99)), None);
@@ -271,10 +272,33 @@ mod tests {
             (Limit::Cost(10.0), "no idea", work(10.0, 100)),
         ] {
             let questions = [answered(1, about(limit), answer, Some("ada"))];
-            assert_eq!(Decision::of(&LIMITS, &questions), decision, "{answer}");
+            assert_eq!(Decision::of(&LIMITS, &questions, &[]), decision, "{answer}");
         }
         let nobody = [answered(1, about(Limit::Cost(10.0)), "", None)];
-        assert_eq!(Decision::of(&LIMITS, &nobody), Decision::Finish);
+        assert_eq!(Decision::of(&LIMITS, &nobody, &[]), Decision::Finish);
+    }
+
+    #[test]
+    fn whoever_says_something_after_the_end_wants_more_of_the_agent() {
+        for words in ["stop", "finish"] {
+            let questions = [answered(
+                1,
+                ask(Limit::Cost(10.0), used(10.0, 0)),
+                words,
+                Some("ada"),
+            )];
+            let note = |seconds| crate::ports::store::Note {
+                id: "0198f000-0000-7000-8000-000000000009".parse().unwrap(),
+                session: questions[0].session,
+                number: 1,
+                text: "One thing more".into(),
+                by: "ada".into(),
+                at: DateTime::UNIX_EPOCH + chrono::TimeDelta::seconds(seconds),
+            };
+            assert_eq!(Decision::of(&LIMITS, &questions, &[note(1)]), work(10.0, 100));
+            let before = Decision::of(&LIMITS, &questions, &[note(-1)]);
+            assert!(matches!(before, Decision::Stop | Decision::Finish), "{before:?}");
+        }
     }
 
     #[test]
@@ -297,9 +321,12 @@ mod tests {
             ),
             answered(4, own, "7000", Some("ada")),
         ];
-        assert_eq!(Decision::of(&LIMITS, &questions), work(30.0, 150));
+        assert_eq!(Decision::of(&LIMITS, &questions, &[]), work(30.0, 150));
         let unlimited = Limits::default();
-        assert_eq!(Decision::of(&unlimited, &[]), Decision::Work(Budget::default()));
+        assert_eq!(
+            Decision::of(&unlimited, &[], &[]),
+            Decision::Work(Budget::default())
+        );
         assert_eq!(Budget::default().exhausted(used(1e9, u32::MAX)), None);
     }
 }

@@ -106,12 +106,12 @@ impl Attempt {
     async fn decision(&self, plan: &Plan) -> Result<Decision, StoreError> {
         let claimed = &self.claimed;
         let limited = plan.limits.cost_usd.is_some() || plan.limits.turns.is_some();
-        let questions = if limited && claimed.session.attempt.get() > 1 {
-            self.inner.store.questions(claimed.session.id).await?
-        } else {
-            Vec::new()
-        };
-        Ok(Decision::of(&plan.limits, &questions))
+        if !limited || claimed.session.attempt.get() == 1 {
+            return Ok(Decision::of(&plan.limits, &[], &[]));
+        }
+        let questions = self.inner.store.questions(claimed.session.id).await?;
+        let notes = self.notes().await?;
+        Ok(Decision::of(&plan.limits, &questions, &notes))
     }
 
     /// A budget that is used up is a question, not a failure.

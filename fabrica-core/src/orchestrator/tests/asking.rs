@@ -515,6 +515,9 @@ async fn whoever_is_asked_about_a_budget_may_stop_or_finish() {
     rig.orchestrator.answer(answer(id, "stop")).await.unwrap();
     rig.finish(id).await.assert_failed("budget.stopped");
     assert_eq!(jobs.lock().unwrap().len(), 1);
+    // Whoever wants more of it is asked for the budget again.
+    rig.orchestrator.say(note(id, "One thing more")).await.unwrap();
+    assert_eq!(rig.finish(id).await.status(), SessionStatus::Escalated);
 
     let mut forge = MockForge::new();
     forge
