@@ -248,8 +248,9 @@ impl Session {
             let agent::Worked { summary, usage } = worked?;
             spent = spent.plus(usage);
             receive(inbox, &mut self.reporter.said());
-            let unheard = inbox.take();
-            if !unheard.is_empty() && !finish {
+            // Without an agent nobody hears it: then the session goes on afterwards.
+            let unheard = if finish { Vec::new() } else { inbox.take() };
+            if !unheard.is_empty() {
                 worked = agent::go_on(start, inbox::words(&unheard), spent).await;
                 continue;
             }
