@@ -237,6 +237,8 @@ impl Session {
             agent::work(start).await
         };
         let mut round = 1;
+        // Why the agent was told to go on.
+        let mut refuted = None;
         loop {
             // However it ended: what it recorded is the truth.
             if let Some(question) = asking.questions().read()
@@ -245,7 +247,8 @@ impl Session {
                 return Ok(Worked::Asked(question));
             }
             self.keep_transcript().await;
-            let agent::Worked { summary, usage } = worked?;
+            let agent::Worked { summary, usage } =
+                worked.map_err(|failure| blame(failure, refuted.take()))?;
             spent = spent.plus(usage);
             receive(inbox, &mut self.reporter.said());
             // Without an agent nobody hears it: then the session goes on afterwards.
@@ -279,6 +282,10 @@ impl Session {
                 objection => objection,
             };
             let (step, cause, told) = objection.put(round + 1, rounds);
+            refuted = match objection {
+                Checked::Refuted(objection) => Some(objection.failure(round)),
+                _ => None,
+            };
             self.reporter
                 .progress(
                     step,
@@ -431,6 +438,17 @@ impl Session {
                 reason
             } => Err(reason.failure()),
         }
+    }
+}
+
+/// A program that cannot mend its work, and says so by its exit code, is not what the session fails for.
+fn blame(failure: Failure, refuted: Option<Failure>) -> Failure {
+    match refuted {
+        Some(refuted) if failure.code == "agent.failed" => {
+            let note = format!("told of this, the agent did not mend it: {failure}");
+            refuted.with_diagnosis([note])
+        }
+        _ => failure,
     }
 }
 

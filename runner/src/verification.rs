@@ -65,10 +65,10 @@ impl Refuted {
         format!("The verification {:?} {}", self.command, self.end)
     }
 
-    /// The session's failure, if nobody mends it.
+    /// The session's failure, if nobody mends it in so many rounds.
     pub(crate) fn failure(self, rounds: u32) -> Failure {
         let so_often = if rounds > 1 {
-            format!(", still in the last of {rounds} rounds")
+            format!(", still in round {rounds}")
         } else {
             String::new()
         };

@@ -120,12 +120,22 @@ async fn a_verification_that_never_passes_ends_after_its_rounds_and_the_work_is_
     let end = sandbox.run().await;
     let (failure, pushed) = end.failed();
     assert_eq!(failure.code, "verification.failed");
-    assert!(
-        failure.cause.ends_with("still in the last of 2 rounds"),
-        "{failure}"
-    );
+    assert!(failure.cause.ends_with("still in round 2"), "{failure}");
     assert_eq!(failure.diagnosis, ["tried 2 times"]);
     assert_eq!(pushed.unwrap().commits, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_cannot_mend_its_work_is_not_what_the_session_fails_for() {
+    let mut sandbox = Sandbox::new(&format!("[ -z \"$FABRICA_ANSWER\" ] || exit 9; {COMMIT}"));
+    sandbox.job.rounds = 3;
+    sandbox.job.verify = vec!["echo wrong; false".into()];
+    let end = sandbox.run().await;
+    let (failure, pushed) = end.failed();
+    assert_eq!(failure.code, "verification.failed");
+    assert_eq!(failure.diagnosis[0], "wrong");
+    assert!(failure.diagnosis[1].contains("exited with code 9"), "{failure:?}");
+    assert_eq!(pushed.unwrap().commits, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
