@@ -150,10 +150,10 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Whether it has nothing that the session's branch does not have: the commit is that of the agent's `HEAD`, and the
-    /// attempt goes on where the branch is now, even if others have pushed to it.
+    /// Whether it has nothing that the session's branch does not have: it names the branch, its commit is that of the agent's
+    /// `HEAD`, and the attempt goes on where the branch is now, even if others have pushed to it.
     pub fn is_of_branch(&self) -> bool {
-        self.commit == self.head
+        self.commit == self.head && self.reference.starts_with("refs/heads/")
     }
 }
 

@@ -334,6 +334,7 @@ fn note(session: SessionId, text: &str) -> NoteSubmission {
 /// What the branch has is all there is, and the agent has heard that many notes.
 fn done(job: &Job) -> Checkpoint {
     Checkpoint {
+        reference: format!("refs/heads/{}", job.branch),
         head: "f".repeat(40),
         commit: "f".repeat(40),
         heard: job.heard,
