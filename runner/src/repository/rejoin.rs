@@ -1,5 +1,7 @@
 //! What others have pushed to the session's branch meanwhile: the agent's commits are put on top of it, never in its place.
 
+use std::path::Path;
+
 use fabrica_core::failure::Failure;
 use fabrica_core::protocol::{Escalation, Urgency};
 
@@ -89,8 +91,15 @@ pub(crate) async fn rejoin(remotely: Remotely<'_>, checkout: &Checkout) -> Resul
     let inside = || git.inside(&checkout.directory);
     let branch = format!("refs/heads/{}", checkout.branch);
     let tracking = format!("refs/remotes/origin/{}", checkout.branch);
+    // Outside of the clone: what the agent wrote into its configuration must not lead elsewhere.
     let ask = || {
-        let mut command = args!(inside(), "ls-remote", "--refs", git.url(), &branch);
+        let mut command = args!(
+            git.command(Path::new("/")),
+            "ls-remote",
+            "--refs",
+            git.url(),
+            &branch
+        );
         command.envs(git.credential(token));
         command
     };
@@ -130,6 +139,7 @@ pub(crate) async fn rejoin(remotely: Remotely<'_>, checkout: &Checkout) -> Resul
         &tracking
     );
     identify(&mut rebase, &job.committer);
+    rebase.env("GIT_EDITOR", ":").env("GIT_SEQUENCE_EDITOR", ":");
     if git.succeeds(rebase).await? {
         return Ok(Rejoined::Rebased(theirs));
     }
