@@ -17,7 +17,7 @@ static MIGRATIONS: Migrator = sqlx::migrate!("../migrations/postgres");
 
 /// How long the first connection may take.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// One of them listens, two record, one creates sessions.
+/// One of them listens, one records, one creates sessions, one reads messages.
 const CONNECTIONS: u32 = 12;
 /// A connection that was unused for so long may have been cut: it is tried before it is used.
 const STALE: Duration = Duration::from_secs(1);
@@ -98,10 +98,12 @@ fn options(url: &str) -> Result<PgConnectOptions, ConnectError> {
     } else {
         options.application_name("fabrica")
     };
-    // A generic plan would scan small tables and keep on doing so when they have grown.
+    // A generic plan would scan small tables and keep on doing so when they have grown. Where a scan is the only way it
+    // counts as so dear that the server would compile the statement, for a tenth of a second.
     // A process that is frozen in the middle of a transaction must not keep others from its sessions: the server ends it.
     Ok(options.options([
         ("enable_seqscan", "off"),
+        ("jit", "off"),
         ("idle_in_transaction_session_timeout", "5s"),
     ]))
 }

@@ -9,25 +9,22 @@ use super::events::{ask, hold, hold_patiently, write, write_next, write_one};
 use super::writer::WriterConnection;
 use crate::error::database;
 use crate::events::Delivery;
-use crate::group::{Item as _, Lane, Settled, Writer};
+use crate::group::{Lane, Settled, Writer};
 use crate::settle::settle;
 
-/// How many connections record. Each session belongs to one of them, so no two ever wait for each other.
-const LANES: usize = 2;
-/// What records.
+/// What records, on one connection: the server commits one transaction with notices after the other anyway, so a second
+/// connection's groups would be smaller, not sooner.
 pub(super) struct Recording {
     pool: PgPool,
-    lanes: [Lane<Recorder>; LANES],
+    lane: Lane<Recorder>,
 }
 
 impl Recording {
     pub(super) fn new(pool: &PgPool) -> Self {
+        let recorder = pool.clone();
         Self {
             pool: pool.clone(),
-            lanes: std::array::from_fn(|_| {
-                let pool = pool.clone();
-                Lane::new(move || Recorder(WriterConnection::new(&pool)))
-            }),
+            lane: Lane::new(move || Recorder(WriterConnection::new(&recorder))),
         }
     }
 
@@ -46,18 +43,12 @@ impl Recording {
         if delivery.events.is_empty() {
             return ask(&self.pool, fence).await;
         }
-        let lane = delivery.key().as_u128() % LANES as u128;
-        // The remainder is a lane's index.
-        self.lanes[usize::try_from(lane).unwrap_or(0)]
-            .write(delivery)
-            .await
+        self.lane.write(delivery).await
     }
 
     /// Records nothing more; what waits is still recorded.
     pub(super) fn close(&self) {
-        for lane in &self.lanes {
-            lane.close();
-        }
+        self.lane.close();
     }
 }
 
