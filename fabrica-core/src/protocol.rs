@@ -36,6 +36,9 @@ pub const CODE_HEADER: &str = "x-fabrica-code";
 
 /// What the gateway says to the agent once the session's budget is used up: its words come back in the agent's failure.
 pub const BUDGET_REACHED: &str = "the session has used up its budget";
+/// The words with which the gateway tells an agent that the model's provider answers nobody for long. After them stands
+/// until when, as RFC 3339 in UTC with a `Z` at the end.
+pub const USAGE_LIMIT: &str = "the model's usage limit is reached until ";
 
 /// The name of the artifact that holds the agent's own conversation: what it resumes from.
 pub const CONVERSATION_ARTIFACT: &str = "claude-transcript.jsonl";
@@ -95,6 +98,10 @@ pub struct Job {
     /// stopped.
     #[serde(default)]
     pub checkpoint_seconds: Option<u64>,
+    /// How many seconds the runner waits before it lets the agent ask a model again that is overloaded or limits the rate. It
+    /// doubles every time, up to two minutes.
+    #[serde(default = "model_pause_seconds")]
+    pub model_pause_seconds: u64,
     /// What the attempt goes on with; `None` begins from the base.
     #[serde(default)]
     pub resume: Option<Resume>,
@@ -108,6 +115,10 @@ pub struct Job {
 
 const fn one() -> u32 {
     1
+}
+
+const fn model_pause_seconds() -> u64 {
+    30
 }
 
 impl Job {

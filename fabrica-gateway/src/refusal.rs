@@ -139,6 +139,7 @@ impl Refusal {
             StatusCode::UNAUTHORIZED => "authentication_error",
             StatusCode::FORBIDDEN => "permission_error",
             StatusCode::NOT_FOUND => "not_found_error",
+            StatusCode::TOO_MANY_REQUESTS => "rate_limit_error",
             _ => "api_error",
         };
         json!({"type": kind, "message": format!("{} ({})", self.detail, self.code)})

@@ -342,7 +342,7 @@ impl Session {
     ) -> RunnerEvent {
         let published = self.within_limits(async {
             let rescued = match checkpointer {
-                Some(checkpointer) => self.rescue(git, checkout, checkpointer).await,
+                Some(checkpointer) => self.rescue((git, checkout), checkpointer, &failure).await,
                 None => true,
             };
             let pushed = self.publish(git, checkout).await?;
@@ -362,9 +362,16 @@ impl Session {
     }
 
     /// Makes a checkpoint of what would be lost otherwise. False if nothing would.
-    async fn rescue(&self, git: &Git, checkout: &Checkout, checkpointer: &Checkpointer<'_>) -> bool {
+    async fn rescue(
+        &self,
+        (git, checkout): (&Git, &Checkout),
+        checkpointer: &Checkpointer<'_>,
+        failure: &Failure,
+    ) -> bool {
         let stopped = self.stop.reason().is_some();
-        if !stopped && !has_changes(git, checkout).await {
+        // What the agent has read and thought is worth as much, if it goes on later.
+        let goes_on = failure.code.starts_with("model.");
+        if !stopped && !goes_on && !has_changes(git, checkout).await {
             return false;
         }
         let limit = if stopped { HURRY / 2 } else { RESCUE };

@@ -73,7 +73,11 @@ async fn a_model_key_that_is_wrong(engine: Engine) -> Result<()> {
         .env("ANTHROPIC_API_KEY", "wrong")
         .spawn()?;
     let run = world.finish(child).await?;
-    run.assert_failed("model.unauthorized");
+    // Whoever operates Fabrica can mend it, and the session goes on then.
+    run.assert_status("escalated", 4);
+    let asked = &run.messages.last().expect("a question").content;
+    assert!(asked.message.contains("Set a valid key"), "{asked:?}");
+    assert_eq!(asked.metadata["audience"], "operator");
     world.end().await
 }
 

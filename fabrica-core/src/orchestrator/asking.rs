@@ -4,6 +4,7 @@ use thiserror::Error;
 
 use super::budget::is_about_budget;
 use super::inner::Inner;
+use super::model_trouble::is_about_model;
 use crate::clock::IdSource;
 use crate::failure::Failure;
 use crate::ids::{QuestionId, SessionId};
@@ -190,6 +191,9 @@ pub(super) fn ask(inner: &Inner, plan: Option<&Plan>, escalation: Escalation) ->
         .with("options", escalation.options.clone())
         .with("context", escalation.context.as_str())
         .with("urgency", escalation.urgency.as_str());
+    if is_about_model(&escalation) {
+        content = content.with("audience", "operator");
+    }
     if let Some(deadline) = deadline {
         content = content
             .with("deadlineSeconds", deadline.after.as_secs())
@@ -236,8 +240,8 @@ pub(super) fn resume(claimed: &Claimed, plan: &Plan, notes: &[Note]) -> Option<R
     })
 }
 
-const LOST_PROMPT: &str = "The sandbox that you worked in was lost. You are in a new one: the repository is as it was at the \
-     last checkpoint, a few minutes before, and whatever ran is gone. Look at `git status` and `git log`, and go on with \
+const LOST_PROMPT: &str = "You were interrupted, and the sandbox that you worked in is gone. You are in a new one: the \
+     repository is as it was at the last checkpoint, at most a few minutes before, and whatever ran is gone. Look at `git status` and `git log`, and go on with \
      the task.";
 
 const BUDGET_PROMPT: &str = "You were stopped because the budget for this task was used up. It was raised. You are in a new \
@@ -252,6 +256,7 @@ fn answer_prompt(question: &Question, claimed: &Claimed, plan: &Plan) -> String 
     }
     let asked = &question.escalation.question;
     let mut prompt = match &question.answer {
+        _ if is_about_model(&question.escalation) => format!("{LOST_PROMPT}\n"),
         Some(answer) => match &answer.by {
             Some(by) => format!("You asked: {asked}\n\n{by} answers:\n\n{}\n", answer.text),
             None => format!(
@@ -266,7 +271,9 @@ fn answer_prompt(question: &Question, claimed: &Claimed, plan: &Plan) -> String 
         prompt.push_str(&plan.task);
         prompt.push('\n');
     }
-    prompt.push_str("\nYou are in a new sandbox; the repository is as you left it. Go on with the task.");
+    if !is_about_model(&question.escalation) {
+        prompt.push_str("\nYou are in a new sandbox; the repository is as you left it. Go on with the task.");
+    }
     prompt
 }
 

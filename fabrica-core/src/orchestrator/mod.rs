@@ -11,6 +11,7 @@ mod description;
 mod dispatch;
 mod inner;
 mod lease;
+mod model_trouble;
 mod options;
 mod outcome;
 mod pace;

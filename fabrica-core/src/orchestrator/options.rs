@@ -53,6 +53,9 @@ pub struct Options {
     pub attempts: u32,
     /// The pause before a lost attempt is repeated; it doubles with every further one, up to five minutes.
     pub retry_delay: Duration,
+    /// How long an agent pauses before it asks a model again that is overloaded or limits the rate; it doubles every time, up
+    /// to two minutes.
+    pub model_pause: Duration,
     /// Where people reach this Fabrica, such as `https://fabrica.example.com`: pull requests link to their session there.
     pub public_url: Option<String>,
     /// What models cost: for plans with a budget in US dollars.
@@ -91,6 +94,7 @@ impl Options {
             engine_patience: Duration::from_secs(30),
             attempts: Self::ATTEMPTS,
             retry_delay: Duration::from_secs(5),
+            model_pause: Duration::from_secs(30),
             public_url: None,
             prices: Arc::new(PriceList::builtin()),
             repositories: RepositoryPolicy::default(),

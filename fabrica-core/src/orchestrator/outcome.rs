@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::json;
 
 use super::asking;
@@ -27,6 +28,13 @@ pub(super) enum Outcome {
     },
     /// Somebody cancelled it.
     Cancelled { pushed: Option<Pushed> },
+    /// The model answers nobody before that time: the session waits so long, without a sandbox.
+    Limited {
+        failure: Failure,
+        pushed: Option<Pushed>,
+        wait: Duration,
+        until: DateTime<Utc>,
+    },
     /// The agent asks a person.
     Escalated(Escalation),
     /// Another owner has taken over: nothing may be written any more.
@@ -94,6 +102,12 @@ pub(super) fn end(
             counts: true,
         } => end_failed(inner, claimed, failure, pushed.as_ref()),
         Outcome::Failed { failure, .. } => repeat(inner, claimed, failure, false),
+        Outcome::Limited {
+            failure,
+            pushed,
+            wait,
+            until,
+        } => end_limited(inner, claimed, failure, pushed.as_ref(), (wait, until)),
         Outcome::Cancelled { pushed } => end_cancelled(inner, pushed.as_ref()),
         Outcome::Escalated(escalation) => {
             let (question, message) = asking::ask(inner, plan, escalation);
@@ -224,6 +238,37 @@ fn repeat(inner: &Inner, claimed: &Claimed, failure: Failure, counts: bool) -> (
         failure,
         delay,
         counts,
+    };
+    (end, vec![message])
+}
+
+/// The session waits until the model answers again. A moment more is for clocks that differ, and so that those who wait do
+/// not all come at once.
+fn end_limited(
+    inner: &Inner,
+    claimed: &Claimed,
+    failure: Failure,
+    pushed: Option<&Pushed>,
+    (wait, until): (Duration, DateTime<Utc>),
+) -> (AttemptEnd, Vec<NewMessage>) {
+    let mut byte = [0_u8; 1];
+    inner.entropy.fill(&mut byte);
+    let delay = wait + Duration::from_secs(1) + Duration::from_millis(100 * u64::from(byte[0]));
+    let until = until.to_rfc3339_opts(SecondsFormat::Secs, true);
+    let text = format!(
+        "The model's usage limit is reached. The work is safe; the session waits without a sandbox until {until}, and goes on by \
+         itself"
+    );
+    let content = with_pushed(MessageContent::text(text), pushed)
+        .with("step", "limited")
+        .with("attempt", claimed.session.attempt.get())
+        .with("code", failure.code.as_str())
+        .with("until", until);
+    let message = inner.message(MessageKind::Progress, content);
+    let end = AttemptEnd::Lost {
+        failure,
+        delay,
+        counts: false,
     };
     (end, vec![message])
 }

@@ -6,8 +6,10 @@ mod asked;
 mod counted;
 mod events;
 mod figures;
+mod limit;
 mod reader;
 mod scan;
 
 pub(crate) use asked::{Asked, drain};
 pub(crate) use counted::counted;
+pub(crate) use limit::{Limit, Read, may_tell};

@@ -5,6 +5,9 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::Response;
+use chrono::SecondsFormat;
+use fabrica_core::clock::{Clock as _, SystemClock};
+use fabrica_core::protocol::USAGE_LIMIT;
 use http::header::{ACCEPT_ENCODING, AUTHORIZATION};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use secrecy::{ExposeSecret as _, SecretString};
@@ -14,7 +17,7 @@ use crate::access::Session;
 use crate::client::root_cause;
 use crate::headers::{from_model, passing, to_model};
 use crate::listener::until_ended;
-use crate::model::{Asked, counted, drain};
+use crate::model::{Asked, Limit, Read, counted, drain, may_tell};
 use crate::options::ModelCredential;
 use crate::refusal::{Area, Refusal, SHOULD_RETRY};
 
@@ -71,6 +74,7 @@ async fn forward(
         .send()
         .await
     {
+        Ok(answer) if may_tell(answer.status()) => refused(session, answer).await,
         Ok(answer) => pass_back(session, answer, body),
         Err(error) => {
             let cause = root_cause(&error);
@@ -118,6 +122,25 @@ fn add_credential(headers: &mut HeaderMap, credential: &ModelCredential) -> Resu
 fn no_credential(problem: &str) -> Refusal {
     let detail = format!("fabrica: the model API's credential {problem}");
     Refusal::new(StatusCode::UNAUTHORIZED, "model.no_credential", detail)
+}
+
+/// A refusal, as it came; or, if the provider will answer nobody for long, the words that make the session wait outside of
+/// its sandbox.
+async fn refused(session: &Session, answer: reqwest::Response) -> Response {
+    let (status, headers) = (answer.status(), answer.headers().clone());
+    let read = Read::from(answer).await;
+    if let Some(Limit { until, words }) = read.limit(status, &headers, SystemClock.now()) {
+        let until = until.to_rfc3339_opts(SecondsFormat::Secs, true);
+        tracing::info!(session = %session.fence, until, "the model's usage limit is reached");
+        let detail = format!("fabrica: {USAGE_LIMIT}{until}: {words}");
+        return Refusal::new(StatusCode::TOO_MANY_REQUESTS, "model.usage_limit", detail)
+            .into_model_error(true);
+    }
+    tracing::info!(session = %session.fence, status = status.as_u16(), "the model API refused a request");
+    let mut response = Response::new(Body::from_stream(until_ended(read.into_body(), &session.ended)));
+    *response.status_mut() = status;
+    *response.headers_mut() = passing(&headers, from_model);
+    response
 }
 
 fn pass_back(

@@ -7,6 +7,7 @@ use axum::body::Body;
 use axum::extract::Request;
 use axum::routing::post;
 use bytes::Bytes;
+use fabrica_core::clock::{Clock as _, SystemClock};
 use fabrica_gateway::ModelCredential;
 use futures::StreamExt as _;
 use secrecy::SecretString;
@@ -146,6 +147,30 @@ async fn status_and_useful_headers_come_back_and_cookies_do_not() {
     }
     assert!(!format!("{:?}", limited.headers()).contains("canary"));
     assert_eq!(limited.text().await.unwrap(), "{\"type\":\"error\"}");
+}
+
+#[tokio::test]
+async fn a_limit_that_lasts_is_told_with_its_end_and_not_tried_again() {
+    let words = "{\"type\":\"error\",\"error\":{\"type\":\"rate_limit_error\",\"message\":\"Weekly limit\"}}";
+    let headers = [("retry-after", "7200"), ("x-should-retry", "true")];
+    let (server, _ledger) = recording(move |_| answer(429, &headers, words)).await;
+    let rig = rig_for(&server, api_key()).await;
+    let before = SystemClock.now();
+    let limited = rig.post("/model/v1/messages", AGENT, "{}").await;
+    assert_eq!(limited.status(), 429);
+    assert_eq!(header(&limited, "x-should-retry"), Some("false"));
+    assert_eq!(header(&limited, "retry-after"), None);
+    let body: serde_json::Value = limited.json().await.unwrap();
+    assert_eq!(body["error"]["type"], "rate_limit_error");
+    let told = body["error"]["message"].as_str().unwrap();
+    let (until, words) = told
+        .strip_prefix("fabrica: the model's usage limit is reached until ")
+        .and_then(|told| told.split_once(": "))
+        .unwrap();
+    assert_eq!(words, "Weekly limit (model.usage_limit)");
+    let until = chrono::DateTime::parse_from_rfc3339(until).unwrap().to_utc();
+    let wait = until - before;
+    assert!((7_199..7_260).contains(&wait.num_seconds()), "{wait}");
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use tokio::process::{ChildStdin, Command};
 use tokio_util::sync::CancellationToken;
 
 use super::stream::Stream;
-use super::{Worked, not_started, unprepared};
+use super::{not_started, unprepared};
 use crate::asking::Setup;
 use crate::commands::Commands;
 use crate::environment::Environment;
@@ -43,6 +43,15 @@ pub(crate) struct Claude<'a> {
     pub(crate) spent: Usage,
 }
 
+/// How one run ended.
+#[derive(Debug)]
+pub(super) struct Run {
+    /// Its closing words, or why it did not succeed.
+    pub(super) outcome: Result<String, Failure>,
+    /// What it has used, as far as it tells.
+    pub(super) usage: Usage,
+}
+
 /// The files that it is started with.
 #[derive(Debug)]
 struct Files {
@@ -52,8 +61,8 @@ struct Files {
 }
 
 impl Claude<'_> {
-    /// Lets it work to its end.
-    pub(crate) async fn work(&self, prompt: String) -> Result<Worked, Failure> {
+    /// Lets it work to its end. A failure is of what surrounds it.
+    pub(super) async fn work(&self, prompt: String) -> Result<Run, Failure> {
         let files = self.files().map_err(|error| unprepared(&error))?;
         let mut command = self.command(&files);
         let mut process = self
@@ -85,8 +94,8 @@ impl Claude<'_> {
             return Err(failure);
         }
         let usage = stream.used();
-        let summary = stream.outcome(status, tail.into_lines())?;
-        Ok(Worked { summary, usage })
+        let outcome = stream.outcome(status, tail.into_lines());
+        Ok(Run { outcome, usage })
     }
 
     fn files(&self) -> std::io::Result<Files> {

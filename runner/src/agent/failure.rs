@@ -3,7 +3,7 @@
 use std::process::ExitStatus;
 
 use fabrica_core::failure::Failure;
-use fabrica_core::protocol::BUDGET_REACHED;
+use fabrica_core::protocol::{BUDGET_REACHED, USAGE_LIMIT};
 use serde_json::{Map, Value};
 
 use super::stream::{number, text};
@@ -88,6 +88,12 @@ fn of_status(status: u64, words: String) -> Failure {
             words,
             "Fabrica's model key may not do this: check its rights and the `model` in the plan.",
         ),
+        429 if words.contains(USAGE_LIMIT) => Failure::new(
+            "model.usage_limit",
+            words,
+            "Nothing to do: the session waits for that time. With another key (set it and restart Fabrica) it would go on sooner.",
+        )
+        .retryable(),
         429 => Failure::new(
             "model.rate_limited",
             words,

@@ -5,6 +5,7 @@ mod command;
 mod conversation;
 mod entry;
 mod failure;
+mod patience;
 mod stream;
 
 use fabrica_core::failure::Failure;
@@ -59,7 +60,7 @@ pub(crate) async fn work(start: Start<'_>) -> Result<Worked, Failure> {
                 Some(resume) => format!("{}\n\n{}\n", start.job.task.trim_end(), resume.prompt.trim()),
                 None => start.job.task.clone(),
             };
-            claude(start, conversation, Usage::default()).work(prompt).await
+            patience::work(start, conversation, Usage::default(), prompt).await
         }
         Agent::Command(argv) => command::work(start, argv, resume.map(|resume| resume.prompt.as_str())).await,
     }
@@ -87,7 +88,7 @@ const UNFINISHED: &str = "**Unfinished.** The session had used up its budget bef
 pub(crate) async fn go_on(start: Start<'_>, told: String, spent: Usage) -> Result<Worked, Failure> {
     start.asking.begin().map_err(|error| unprepared(&error))?;
     match &start.job.agent {
-        Agent::Claude => claude(start, true, spent).work(told).await,
+        Agent::Claude => patience::work(start, true, spent, told).await,
         Agent::Command(argv) => command::work(start, argv, Some(&told)).await,
     }
 }

@@ -178,7 +178,11 @@ impl Stream {
     }
 
     fn result(&mut self, object: &Map<String, Value>) -> Vec<RunnerEvent> {
-        let turns = number(object, "num_turns").try_into().unwrap_or(u32::MAX);
+        // The last one is none that the model did not answer.
+        let unanswered =
+            text(object, "terminal_reason") == "api_error" && text(object, "stop_reason") != "refusal";
+        let turns = number(object, "num_turns").saturating_sub(unanswered.into());
+        let turns = turns.try_into().unwrap_or(u32::MAX);
         let total = match usage_since_last(object) {
             Some(since) => {
                 self.results = self.results.plus(Usage { turns, ..since });

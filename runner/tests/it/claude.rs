@@ -226,6 +226,97 @@ async fn the_real_agent_works_in_the_repository_and_obeys_no_settings_in_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_real_agent_waits_for_a_model_that_is_overloaded_and_goes_on_where_it_was() {
+    let mut sandbox = real_agent();
+    sandbox.job.model_pause_seconds = 1;
+    let commit = "echo hello > hello.txt && git add hello.txt && git commit -q -m 'Add a greeting'";
+    sandbox.gateway.play(&[commit, "git log --oneline -1"]);
+    // The first one of all, and two in the middle of its work.
+    sandbox.gateway.refuse(0, 529, "Overloaded");
+    sandbox.gateway.refuse(2, 529, "Overloaded");
+    sandbox.gateway.refuse(3, 429, "Slow down");
+    let end = sandbox.run().await;
+    let result = end.completed();
+    assert_eq!(result.summary, "Everything is done.");
+    assert_eq!(result.pushed.as_ref().unwrap().subjects, ["Add a greeting"]);
+    let told: Vec<_> = end
+        .progress()
+        .into_iter()
+        .filter(|message| message.contains("and asks again"))
+        .collect();
+    let pause = |trouble: &str, seconds: u32| {
+        format!(
+            "The model API {trouble}. The agent waits {seconds} s and asks again, up to the attempt's wall time"
+        )
+    };
+    assert_eq!(
+        told,
+        [
+            pause("is overloaded", 1),
+            pause("is overloaded", 1),
+            pause("limits the rate", 2)
+        ]
+    );
+    let prompts = sandbox.gateway.prompts();
+    let last = prompts.last().unwrap();
+    assert!(
+        last.contains("Write a greeting.") && last.contains("Add a greeting"),
+        "it is the same conversation: {last}"
+    );
+    assert_eq!(used(&end).turns, 3, "the model's refusals are none");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_is_stopped_does_not_wait_for_the_model() {
+    let sandbox = real_agent();
+    sandbox.gateway.refuse(0, 529, "Overloaded");
+    let running = sandbox.start();
+    let told = || {
+        sandbox
+            .gateway
+            .events()
+            .iter()
+            .any(|event| format!("{event:?}").contains("asks again"))
+    };
+    until(told).await;
+    running.terminate();
+    let end = sandbox.end(running).await;
+    assert_eq!(end.failed().0.code, "session.stopped");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_that_lasts_ends_the_attempt_and_the_conversation_is_kept() {
+    let sandbox = real_agent();
+    sandbox.gateway.play(&["ls"]);
+    let words = "fabrica: the model's usage limit is reached until 2026-11-24T00:00:00Z: Weekly limit (model.usage_limit)";
+    sandbox.gateway.refuse(1, 429, words);
+    let end = sandbox.run().await;
+    let (failure, _) = end.failed();
+    assert_eq!(
+        (failure.code.as_str(), failure.retryable),
+        ("model.usage_limit", true)
+    );
+    assert!(
+        failure
+            .cause
+            .contains("is reached until 2026-11-24T00:00:00Z: Weekly limit"),
+        "{failure}"
+    );
+    let checkpoints = end.checkpoints();
+    assert!(
+        checkpoints.last().unwrap().conversation,
+        "nothing was changed, but it has read: {checkpoints:?}"
+    );
+}
+
+/// A sandbox with Claude Code itself.
+fn real_agent() -> Sandbox {
+    let program = std::env::var_os("FABRICA_TEST_CLAUDE").map(PathBuf::from);
+    let program = program.expect("FABRICA_TEST_CLAUDE is not set: run `make test`");
+    sandbox_with(&format!("#!/bin/sh\nexec {} \"$@\"\n", program.display()))
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_real_agent_survives_a_gateway_that_is_taken_over_in_the_middle_of_its_work() {
     let program = std::env::var_os("FABRICA_TEST_CLAUDE").map(PathBuf::from);
     let program = program.expect("FABRICA_TEST_CLAUDE is not set: run `make test`");

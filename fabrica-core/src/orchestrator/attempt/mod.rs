@@ -16,6 +16,7 @@ use self::observer::Observer;
 use super::budget::Decision;
 use super::inner::Inner;
 use super::lease::Lease;
+use super::model_trouble;
 use super::outcome::{self, Outcome};
 use super::publish;
 use super::sandbox::{self, Tokens};
@@ -92,12 +93,17 @@ impl Attempt {
                 return self.settle(None, Outcome::failed(failure), false).await;
             }
         };
+        if self.shall_stop().await? {
+            let outcome = Outcome::failed(model_trouble::stopped());
+            return self.settle(Some(&plan), outcome, false).await;
+        }
         let decision = self.decision(&plan).await?;
         let (outcome, worked) = match (self.reported(), &self.claimed.resumed) {
             (Some(known), _) => (known, false),
             (None, Some(resumed)) => (self.adopt(&plan, decision, resumed).await, true),
             (None, None) => (self.start(&plan, decision).await, true),
         };
+        let outcome = self.wait_instead(outcome);
         let outcome = self.ask_instead(decision, outcome).await;
         self.settle(Some(&plan), outcome, worked).await
     }
@@ -114,8 +120,44 @@ impl Attempt {
         Ok(Decision::of(&plan.limits, &questions, &notes))
     }
 
-    /// A budget that is used up is a question, not a failure.
+    /// Whether the operator was asked about the model, and ends the session.
+    async fn shall_stop(&self) -> Result<bool, StoreError> {
+        let answered = self.claimed.answered.as_ref();
+        Ok(model_trouble::shall_stop(answered, &[])
+            && model_trouble::shall_stop(answered, &self.notes().await?))
+    }
+
+    /// A limit that ends at a certain time is waited for.
+    fn wait_instead(&self, outcome: Outcome) -> Outcome {
+        match outcome {
+            Outcome::Failed {
+                failure,
+                pushed,
+                counts: true,
+            } => match model_trouble::wait(&failure, self.inner.clock.now()) {
+                Some((wait, until)) => Outcome::Limited {
+                    failure,
+                    pushed,
+                    wait,
+                    until,
+                },
+                None => Outcome::Failed {
+                    failure,
+                    pushed,
+                    counts: true,
+                },
+            },
+            other => other,
+        }
+    }
+
+    /// A budget that is used up is a question, not a failure; and so is a provider that refuses Fabrica.
     async fn ask_instead(&self, decision: Decision, outcome: Outcome) -> Outcome {
+        if let Outcome::Failed { failure, .. } = &outcome
+            && let Some(question) = model_trouble::question(failure)
+        {
+            return Outcome::Escalated(question);
+        }
         let (Decision::Work(budget), Outcome::Failed { failure, .. }) = (decision, &outcome) else {
             return outcome;
         };

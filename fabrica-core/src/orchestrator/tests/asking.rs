@@ -13,7 +13,7 @@ use crate::orchestrator::{MAX_NOTE_BYTES, NoteSubmission};
 use crate::ports::store::{Answered, Said};
 use crate::protocol::{Checkpoint, Escalation, Resume, Urgency};
 
-fn checkpoint(job: &Job, number: u32) -> Checkpoint {
+pub(super) fn checkpoint(job: &Job, number: u32) -> Checkpoint {
     Checkpoint {
         reference: job.checkpoint_reference(),
         commit: format!("{number:040}"),
@@ -47,7 +47,7 @@ fn asks(job: &Job) -> Script {
 
 /// The machine's clock, put forward by as many seconds as the test says.
 #[derive(Debug, Clone, Default)]
-struct Forward(Arc<AtomicI64>);
+pub(super) struct Forward(pub(super) Arc<AtomicI64>);
 
 impl Clock for Forward {
     fn now(&self) -> DateTime<Utc> {
@@ -80,7 +80,7 @@ fn asks_by(times: u32) -> (Rig, Told, Forward) {
     (Rig::over(store, director, options(), None), told, clock)
 }
 
-fn answer(session: SessionId, text: &str) -> AnswerSubmission {
+pub(super) fn answer(session: SessionId, text: &str) -> AnswerSubmission {
     AnswerSubmission {
         session,
         question: None,
@@ -199,7 +199,11 @@ async fn a_lost_sandbox_is_followed_by_one_that_goes_on_from_its_checkpoint() {
     assert_eq!(rig.run(PLAN).await.status(), SessionStatus::Completed);
     let resume = told.lock().unwrap()[1].clone().unwrap();
     assert_eq!(resume.checkpoint.unwrap().commit, format!("{:040}", 2));
-    assert!(resume.prompt.contains("was lost"), "{}", resume.prompt);
+    assert!(
+        resume.prompt.contains("You were interrupted"),
+        "{}",
+        resume.prompt
+    );
 }
 
 /// The answer is told again only to an agent whose conversation does not hold it.
@@ -323,7 +327,7 @@ async fn a_worker_goes_on_as_soon_as_there_is_an_answer() {
     work.await.unwrap().unwrap();
 }
 
-fn note(session: SessionId, text: &str) -> NoteSubmission {
+pub(super) fn note(session: SessionId, text: &str) -> NoteSubmission {
     NoteSubmission {
         session,
         text: text.into(),

@@ -2,6 +2,7 @@
 
 mod asking;
 mod failures;
+mod model_trouble;
 mod recovery;
 mod sessions;
 mod worker;

@@ -272,6 +272,7 @@ pub(crate) fn access(attempt: u32, repository: &Repository, sink: &Arc<Recording
             committer: Identity::default(),
             depth: None,
             checkpoint_seconds: None,
+            model_pause_seconds: 30,
             resume: None,
             heard: 0,
             finish: false,

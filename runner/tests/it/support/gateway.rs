@@ -1,5 +1,6 @@
 //! A gateway that records everything, refuses what it should, and fails on command.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -14,6 +15,7 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{any, get, post, put};
 use fabrica_core::protocol::{Acknowledgement, Envelope, Instruction, Job};
+use serde_json::json;
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 use tokio::task::JoinHandle;
@@ -77,6 +79,8 @@ struct Recorded {
     fault: Option<Fault>,
     refused_git: Vec<String>,
     script: Vec<String>,
+    /// Which requests to the model, counted from 0, are refused, with which status and words.
+    refusals: HashMap<usize, (u16, String)>,
     prompts: Vec<String>,
 }
 
@@ -188,6 +192,12 @@ impl Gateway {
     /// The shell commands that the model asks for, one a turn.
     pub(crate) fn play(&self, commands: &[&str]) {
         self.state.lock().unwrap().script = commands.iter().map(|&command| command.to_owned()).collect();
+    }
+
+    /// The model refuses that request, counted from 0, and wants no other try.
+    pub(crate) fn refuse(&self, request: usize, status: u16, words: &str) {
+        let refusal = (status, words.to_owned());
+        self.state.lock().unwrap().refusals.insert(request, refusal);
     }
 
     /// What the model was asked.
@@ -377,13 +387,17 @@ async fn model(headers: HeaderMap, State(gateway): State<Arc<Gateway>>, body: By
     if !authorised(&headers, AGENT_TOKEN) {
         return StatusCode::UNAUTHORIZED.into_response();
     }
-    let script = gateway.state.lock().unwrap().script.clone();
-    gateway
-        .state
-        .lock()
-        .unwrap()
-        .prompts
-        .push(String::from_utf8_lossy(&body).into_owned());
+    let (script, refusal) = {
+        let state = &mut *gateway.state.lock().unwrap();
+        let refusal = state.refusals.remove(&state.prompts.len());
+        state.prompts.push(String::from_utf8_lossy(&body).into_owned());
+        (state.script.clone(), refusal)
+    };
+    if let Some((status, words)) = refusal {
+        let status = StatusCode::from_u16(status).unwrap();
+        let error = json!({"type": "error", "error": {"type": "api_error", "message": words}});
+        return (status, [("x-should-retry", "false")], error.to_string()).into_response();
+    }
     model::answer(&script, &body)
 }
 

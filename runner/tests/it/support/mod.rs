@@ -74,6 +74,7 @@ impl Sandbox {
             },
             depth: Some(50),
             checkpoint_seconds: None,
+            model_pause_seconds: 30,
             resume: None,
             heard: 0,
             finish: false,
