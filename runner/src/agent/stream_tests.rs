@@ -1,7 +1,17 @@
 use std::fmt::Write as _;
 use std::os::unix::process::ExitStatusExt as _;
+use std::sync::Arc;
+
+use fabrica_core::ids::WorkerId;
+use fabrica_core::message::Message;
+use fabrica_core::orchestrator::{Options, Orchestrator, Shutdown, Submission};
+use fabrica_core::ports::Store as _;
+use fabrica_core::protocol::{Escalation, JobResult, Pushed};
+use fabrica_core::session::SessionStatus;
+use fabrica_core::testing::{FakeSandbox, FakeStore, Script, ScriptEnd};
 
 use super::*;
+use crate::agent::patience;
 
 /// Every recorded run, how it ended, and how its end is told.
 const OUTCOMES: [(&str, i32, &str); 24] = [
@@ -108,6 +118,96 @@ fn every_recorded_run_ends_as_it_should() {
         );
     }
     insta::assert_snapshot!("outcomes", told);
+}
+
+/// From the recorded stream over the runner's report to what becomes of the session, and to the message that people read: the
+/// orchestrator is the real one, everything around it a fake.
+#[tokio::test]
+async fn every_recorded_run_is_told_to_people() {
+    let mut told = String::new();
+    for (name, code, _) in OUTCOMES.into_iter().chain([("tool-heartbeat", 0, "ok")]) {
+        let (stream, mut events) = play(name);
+        let asked = asked(&events);
+        let outcome = stream.outcome(status(code), vec!["the last line of stderr".into()]);
+        if outcome.as_ref().is_err_and(patience::passes) {
+            let _ = writeln!(told, "{name}: the agent waits in its sandbox and asks again");
+            continue;
+        }
+        events.push(match (asked, outcome) {
+            (Some(question), _) => RunnerEvent::Escalation(question),
+            (None, Ok(summary)) => RunnerEvent::Completed(JobResult {
+                summary,
+                pushed: Some(pushed()),
+                verification: vec![],
+                rounds: 1,
+                template: None,
+                heard: 0,
+                unfinished: false,
+            }),
+            (None, Err(failure)) => RunnerEvent::Failed {
+                failure,
+                pushed: None,
+            },
+        });
+        let (status, message) = settle(events).await;
+        let member = |key: &str| message.content.metadata.get(key).and_then(Value::as_str);
+        let code = member("code").map_or(String::new(), |code| format!(" [{code}]"));
+        let summary = member("summary").map_or(String::new(), |summary| {
+            format!("\n  summary: {}", one_line(summary))
+        });
+        let _ = writeln!(
+            told,
+            "{name}: {status}\n  {}{code}: {}{summary}",
+            message.kind.as_str(),
+            one_line(&message.content.message)
+        );
+    }
+    insta::assert_snapshot!("told", told);
+}
+
+/// What the tool `escalate` keeps for the runner: the first question of the agent itself.
+fn asked(events: &[RunnerEvent]) -> Option<Escalation> {
+    events.iter().find_map(|event| match event {
+        RunnerEvent::Agent(entry) if entry.kind == "tool_use" && entry.parent.is_none() => {
+            let calls = entry.detail.get("name")?.as_str()?.ends_with("__escalate");
+            let input = entry.detail.get("input")?.clone();
+            calls.then(|| serde_json::from_value(input).unwrap())
+        }
+        _ => None,
+    })
+}
+
+fn pushed() -> Pushed {
+    Pushed {
+        branch: "fabrica/5c0ffee0".into(),
+        base: "main".into(),
+        head: "f".repeat(40),
+        commits: 1,
+        subjects: vec!["Say hello".into()],
+    }
+}
+
+async fn settle(events: Vec<RunnerEvent>) -> (SessionStatus, Message) {
+    let script = Script {
+        events,
+        end: ScriptEnd::Exit(0),
+    };
+    let (store, sandbox) = (
+        Arc::new(FakeStore::default()),
+        Arc::new(FakeSandbox::new(move |_| script.clone())),
+    );
+    let mut options = Options::new(WorkerId::new("worker"), "/runner");
+    options.attempts = 1;
+    let orchestrator = Orchestrator::builder(store.clone(), sandbox.clone(), sandbox, options).build();
+    let plan = "---\nrepo: https://git.example.com/acme/app.git\nlimits: { turns: 3, cost_usd: 1.5 }\n---\n# Say hello\n\nIn the log.\n";
+    let id = orchestrator
+        .submit(Submission::new(plan))
+        .await
+        .unwrap()
+        .session();
+    let status = orchestrator.run_session(id, Shutdown::default()).await.unwrap();
+    let messages = store.messages(id, 0, 1_000).await.unwrap();
+    (status, messages.last().unwrap().clone())
 }
 
 #[test]
