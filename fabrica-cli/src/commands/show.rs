@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use clap::Args;
 use fabrica_cli::assembly::{DataArgs, DatabaseArgs, Directories, Environment, open_store};
+use fabrica_cli::redact::Redactor;
 use fabrica_core::ids::SessionId;
 use fabrica_core::message::{Message, MessageKind};
 use fabrica_core::ports::Store;
@@ -172,11 +173,15 @@ async fn all_messages(store: &Arc<dyn Store>, session: SessionId) -> Result<Vec<
 
 async fn all_entries(store: &Arc<dyn Store>, session: SessionId) -> Result<Vec<StoredTranscript>, Problem> {
     let mut all: Vec<StoredTranscript> = Vec::new();
+    let mut redactor = Redactor::default();
     loop {
         let after = all.last().map_or(0, |entry| entry.sequence);
         let page = store.transcript(session, after, PAGE).await?;
         let full = page.len() == PAGE as usize;
-        all.extend(page);
+        all.extend(page.into_iter().map(|entry| StoredTranscript {
+            entry: redactor.entry(entry.entry),
+            ..entry
+        }));
         if !full {
             return Ok(all);
         }

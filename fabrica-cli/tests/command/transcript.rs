@@ -343,6 +343,8 @@ fn credentials_are_shown_to_nobody() {
         &["transcript", ID][..],
         &["transcript", ID, "--full"],
         &["transcript", ID, "--json"],
+        &["show", ID, "--transcript"],
+        &["show", ID, "--transcript", "--json"],
     ] {
         let said = place.run(arguments);
         assert!(said.stdout.contains("The token is [redacted]."), "{said:#?}");

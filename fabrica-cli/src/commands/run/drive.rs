@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use fabrica_cli::assembly::Assembly;
+use fabrica_cli::redact::Redactor;
 use fabrica_core::ids::SessionId;
 use fabrica_core::message::MessageKind;
 use fabrica_core::orchestrator::{AnswerSubmission, SessionUpdate, Shutdown, Submission};
 use fabrica_core::ports::StoreError;
+use fabrica_core::ports::store::StoredTranscript;
 use fabrica_core::session::SessionStatus;
 use futures::stream::BoxStream;
 use futures::{FutureExt as _, StreamExt as _};
@@ -158,6 +160,7 @@ impl Drive<'_> {
             live: (!self.json).then(|| Live::new(self.ui)),
             report,
             seen,
+            redactor: Redactor::default(),
             begun,
             interrupted: 0,
         };
@@ -173,6 +176,7 @@ struct Following<'a> {
     live: Option<Live>,
     report: Report,
     seen: Seen,
+    redactor: Redactor,
     begun: Instant,
     interrupted: u32,
 }
@@ -195,7 +199,7 @@ impl Following<'_> {
             tokio::select! {
                 biased;
                 update = updates.next(), if following => match update {
-                    Some(Ok(update)) => self.show(&update),
+                    Some(Ok(update)) => self.show(update),
                     Some(Err(error)) => self.warn(&format!("progress cannot be shown any more: {error}")),
                     None => following = false,
                 },
@@ -235,10 +239,18 @@ impl Following<'_> {
         })
     }
 
-    fn show(&mut self, update: &SessionUpdate) {
-        if !self.seen.takes(update) {
+    fn show(&mut self, update: SessionUpdate) {
+        if !self.seen.takes(&update) {
             return;
         }
+        let update = match update {
+            SessionUpdate::Transcript(entry) => SessionUpdate::Transcript(StoredTranscript {
+                entry: self.redactor.entry(entry.entry),
+                ..entry
+            }),
+            other => other,
+        };
+        let update = &update;
         if self.drive.json {
             self.drive.ui.data(&json::update(update).to_string());
         }
