@@ -73,6 +73,9 @@ pub struct Job {
     pub base: Option<String>,
     /// The branch to work on and to push.
     pub branch: String,
+    /// The directory of the repository in which agent, setup and verification start; `None` is the repository itself.
+    #[serde(default)]
+    pub path: Option<String>,
     /// Who does the work.
     pub agent: Agent,
     /// The model that the agent uses.

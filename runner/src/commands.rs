@@ -41,6 +41,7 @@ pub(crate) struct Commands {
     pub(crate) processes: Processes,
     pub(crate) reporter: Reporter,
     pub(crate) stop: Stop,
+    /// Where they start.
     pub(crate) directory: PathBuf,
     pub(crate) variables: Vec<(std::ffi::OsString, std::ffi::OsString)>,
 }
@@ -58,7 +59,7 @@ impl Commands {
         environment: &Environment,
         job: &Job,
         git: &Git,
-        task: &Path,
+        (directory, task): (&Path, &Path),
         asking: &Setup,
         (processes, reporter, stop): (Processes, Reporter, Stop),
     ) -> Self {
@@ -82,12 +83,12 @@ impl Commands {
             processes,
             reporter,
             stop,
-            directory: environment.repository(),
+            directory: directory.to_owned(),
             variables,
         }
     }
 
-    /// A program in the repository.
+    /// A program in the working directory.
     pub(crate) fn program(&self, program: &str) -> Command {
         let mut command = Command::new(program);
         command

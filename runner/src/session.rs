@@ -1,6 +1,7 @@
 //! One session from the clone to the push.
 
 use std::convert::Infallible;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use fabrica_core::failure::Failure;
@@ -20,7 +21,7 @@ use crate::process::Processes;
 use crate::report::Reporter;
 use crate::repository::{
     Checkout, Conflict, Git, Pusher, Rejoined, Remotely, Work, clone, commit_leftovers, has_changes, inspect,
-    preflight, rejoin, template, template_path,
+    preflight, rejoin, still_there, template, template_path, working_directory,
 };
 use crate::stop::{Reason, Stop};
 use crate::transcript;
@@ -53,6 +54,8 @@ pub(crate) struct Session {
 struct Prepared {
     git: Git,
     checkout: Checkout,
+    /// Where in the clone the agent and the plan's commands start.
+    directory: PathBuf,
     /// The checkpoint that it was restored from.
     last: Option<Last>,
 }
@@ -96,7 +99,12 @@ struct Done {
 impl Session {
     /// Does the job, and returns the last event of the attempt.
     pub(crate) async fn run(&self) -> RunnerEvent {
-        let Prepared { git, checkout, last } = match self.stop.or(self.prepare()).await {
+        let Prepared {
+            git,
+            checkout,
+            directory,
+            last,
+        } = match self.stop.or(self.prepare()).await {
             Ok(prepared) => prepared,
             Err(failure) => return failed(failure, None),
         };
@@ -110,7 +118,7 @@ impl Session {
         );
         let worked = tokio::select! {
             biased;
-            worked = self.work(&git, &checkout, &inbox) => worked,
+            worked = self.work(&git, (&checkout, &directory), &inbox) => worked,
             never = checkpointer.regularly() => match never {},
             never = self.listen(&inbox) => match never {},
         };
@@ -180,7 +188,13 @@ impl Session {
             Some(checkpoint) => restore(remotely, &checkout, checkpoint).await?,
             None => None,
         };
-        Ok(Prepared { git, checkout, last })
+        let directory = working_directory(&directory, self.job.path.as_deref())?;
+        Ok(Prepared {
+            git,
+            checkout,
+            directory,
+            last,
+        })
     }
 
     /// Hands on what people say to the agent, and tells them when it has heard it.
@@ -202,7 +216,12 @@ impl Session {
         }
     }
 
-    async fn work(&self, git: &Git, checkout: &Checkout, inbox: &Inbox) -> Result<Worked, Failure> {
+    async fn work(
+        &self,
+        git: &Git,
+        (checkout, directory): (&Checkout, &Path),
+        inbox: &Inbox,
+    ) -> Result<Worked, Failure> {
         let scratch = self.environment.scratch();
         let task = scratch.join("task.md");
         let asking = std::fs::create_dir_all(&scratch)
@@ -216,7 +235,14 @@ impl Session {
                 )
             })?;
         let parts = (self.processes.clone(), self.reporter.clone(), self.stop.clone());
-        let commands = Commands::new(&self.environment, &self.job, git, &task, &asking, parts);
+        let commands = Commands::new(
+            &self.environment,
+            &self.job,
+            git,
+            (directory, &task),
+            &asking,
+            parts,
+        );
         commands.setup(&self.job.setup).await?;
         let template = template_path(git, checkout).await;
         let start = Start {
@@ -254,12 +280,14 @@ impl Session {
             // Without an agent nobody hears it: then the session goes on afterwards.
             let unheard = if finish { Vec::new() } else { inbox.take() };
             if !unheard.is_empty() {
+                still_there(directory, self.job.path.as_deref())?;
                 worked = agent::go_on(start, inbox::words(&unheard), spent).await;
                 continue;
             }
             self.stop
                 .or(commit_leftovers(git, checkout, &self.job, &self.reporter))
                 .await?;
+            still_there(directory, self.job.path.as_deref())?;
             let objection = match self.check(git, checkout, &commands).await? {
                 Checked::Passed(verification) => {
                     return Ok(Worked::Done(Done {

@@ -60,6 +60,7 @@ pub(super) fn job(
         task: plan.task.clone(),
         base: plan.base.clone(),
         branch: branch(plan, fence),
+        path: plan.path.clone(),
         agent: plan.agent.clone(),
         model: plan.model.clone(),
         setup: plan.setup.clone(),

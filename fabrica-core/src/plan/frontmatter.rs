@@ -56,6 +56,8 @@ pub(super) struct Frontmatter {
     pub(super) base: Option<String>,
     #[serde(default, deserialize_with = "branch_name")]
     pub(super) branch: Option<String>,
+    #[serde(default, deserialize_with = "directory")]
+    path: Option<String>,
     #[serde(default, deserialize_with = "agent")]
     agent: Agent,
     #[serde(default, deserialize_with = "word")]
@@ -92,6 +94,7 @@ impl Frontmatter {
             title,
             base: self.base,
             branch: self.branch,
+            path: self.path,
             agent: self.agent,
             model: self.model,
             image: self.image,
@@ -189,6 +192,26 @@ fn branch_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Stri
             let valid = gix_validate::reference::name_partial(name.into()).is_ok();
             let plain = !name.starts_with('-') && !name.starts_with("refs/") && name != "HEAD" && name != "@";
             (valid && plain).then(|| name.to_owned())
+        },
+    )
+}
+
+/// How long the path of a directory may be, in bytes.
+const MAX_DIRECTORY: usize = 1_024;
+
+fn directory<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    checked(
+        deserializer,
+        "a directory of the repository, relative to its root and without `.`, `..` and `.git`, such as `services/billing`",
+        |path| {
+            // `docs/` is how a shell completes it.
+            let path = path.strip_suffix('/').unwrap_or(path);
+            let plain = |name: &str| {
+                !name.is_empty() && !matches!(name, "." | "..") && !name.eq_ignore_ascii_case(".git")
+            };
+            let valid =
+                path.len() <= MAX_DIRECTORY && !path.contains(char::is_control) && path.split('/').all(plain);
+            valid.then(|| path.to_owned())
         },
     )
 }

@@ -46,6 +46,9 @@ pub struct Plan {
     pub base: Option<String>,
     /// The branch to push; `None` is `fabrica/<first 8 of the session id>`.
     pub branch: Option<String>,
+    /// The directory of the repository in which agent, `setup` and `verify` start, such as `services/billing`; `None` is the
+    /// repository itself.
+    pub path: Option<String>,
     /// Who does the work.
     pub agent: Agent,
     /// The model that the agent uses; `None` leaves it to the agent.
@@ -132,7 +135,7 @@ pub enum Agent {
     /// The Claude Code CLI.
     #[default]
     Claude,
-    /// Any other program, started in the repository with the task in the file that `FABRICA_TASK` names.
+    /// Any other program, started in the repository (or the plan's `path`) with the task in the file that `FABRICA_TASK` names.
     Command(Vec<String>),
 }
 

@@ -29,6 +29,7 @@ fn every_key_is_read() {
          title: Add idempotency keys\n\
          base: main\n\
          branch: fabrica/idempotency\n\
+         path: services/billing api/\n\
          agent: { command: [\"./agent.sh\", \"--fast\"] }\n\
          model: sonnet\n\
          image: registry.example.com/acme/dev:1\n\
@@ -49,6 +50,7 @@ fn every_key_is_read() {
     assert_eq!(plan.repository.slug().as_deref(), Some("acme/billing"));
     assert_eq!(plan.base.as_deref(), Some("main"));
     assert_eq!(plan.branch.as_deref(), Some("fabrica/idempotency"));
+    assert_eq!(plan.path.as_deref(), Some("services/billing api"));
     assert_eq!(
         plan.agent,
         Agent::Command(vec!["./agent.sh".into(), "--fast".into()])
@@ -104,6 +106,7 @@ fn errors_name_place_key_and_remedy() {
         "---\nrepo: https://h.example/a/b\nbranch: -x\n---\nbody\n",
         "---\nrepo: https://h.example/a/b\nbranch: a..b\n---\nbody\n",
         "---\nrepo: https://h.example/a/b\nbase: main\nbranch: main\n---\nbody\n",
+        "---\nrepo: https://h.example/a/b\npath: ../other\n---\nbody\n",
         "---\nrepo: https://h.example/a/b\nimage: --privileged\n---\nbody\n",
         "---\nrepo: https://h.example/a/b\nsetup: cargo fetch\n---\nbody\n",
         "---\nrepo: https://h.example/a/b\nrepo: https://h.example/a/c\n---\nbody\n",
@@ -117,6 +120,26 @@ fn errors_name_place_key_and_remedy() {
         told.push_str(&format!("{}: {error}\n", error.code()));
     }
     insta::assert_snapshot!(told);
+}
+
+#[test]
+fn a_path_stays_in_the_repository() {
+    let path = |path: &str| parse(&format!("{HEAD}path: {}\n---\nbody\n", serde_json::json!(path)));
+    for inside in ["a", "a/b/c", "-a", "~", ".github", "..a/b", "a b", "\u{e9}"] {
+        assert_eq!(path(inside).unwrap().path.as_deref(), Some(inside));
+    }
+    let long = "a/".repeat(600);
+    for outside in [
+        "", "/", "//", "/etc", ".", "./a", "..", "../a", "a/../b", "a/..", "a//b", "a/./b", "a//", ".git",
+        "a/.GIT/b", "a\nb", "a\0b", &long,
+    ] {
+        let error = path(outside).expect_err(outside);
+        assert_eq!(
+            (error.code(), error.line, error.column),
+            ("plan.invalid_value", Some(3), Some(7)),
+            "{outside:?}: {error}"
+        );
+    }
 }
 
 #[test]

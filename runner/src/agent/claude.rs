@@ -127,6 +127,8 @@ impl Claude<'_> {
             ])
             .arg("--add-dir")
             .arg(&self.commands.directory)
+            // Beside the working directory's: the conventions of the whole repository.
+            .args((self.job.path.is_some()).then(|| self.environment.repository()))
             .args(["--setting-sources", "user", "--strict-mcp-config"])
             // Takes as many values as there are, up to the next flag.
             .arg("--mcp-config")
@@ -188,8 +190,12 @@ impl Claude<'_> {
 
 /// What the agent has to know about its situation.
 fn briefing(job: &Job, template: Option<&str>) -> String {
+    let place = job.path.as_ref().map_or_else(
+        || "the repository in the current directory".to_owned(),
+        |path| format!("a repository; the current directory is its `{path}`"),
+    );
     let mut text = format!(
-        "You work in a sandbox of Fabrica, on the git branch `{}` of the repository in the current directory. \
+        "You work in a sandbox of Fabrica, on the git branch `{branch}` of {place}. \
          Nobody is watching.\n\n\
          - When you are blocked by something that only a person can decide or provide, call the tool `escalate` of the \
          server `fabrica` once, with all that the person needs, and end your turn: your work is kept, and you go on with \
@@ -198,11 +204,11 @@ fn briefing(job: &Job, template: Option<&str>) -> String {
          - Commit your work with clear messages, in the present branch. Do not push, and do not open a pull request: \
          Fabrica does both when you are done.\n\
          - There is no network except through what is already configured.\n",
-        job.branch
+        branch = job.branch,
     );
     if !job.verify.is_empty() {
         text.push_str(
-            "- When you are done, these commands are run in the repository, and all of them must pass; if one does not, you are told what it wrote:\n",
+            "- When you are done, these commands are run in the current directory, and all of them must pass; if one does not, you are told what it wrote:\n",
         );
         for command in &job.verify {
             text.push_str("  - `");

@@ -7,6 +7,7 @@ mod preflight;
 mod push;
 mod rejoin;
 mod template;
+mod working_directory;
 
 pub(crate) use checkout::{Checkout, Remotely, clone, meet};
 pub(crate) use git::{Git, args, git_failed, identify};
@@ -15,3 +16,4 @@ pub(crate) use preflight::{preflight, refused};
 pub(crate) use push::{Pusher, shallow};
 pub(crate) use rejoin::{Conflict, Rejoined, rejoin};
 pub(crate) use template::{template, template_path};
+pub(crate) use working_directory::{still_there, working_directory};

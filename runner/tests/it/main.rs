@@ -12,6 +12,7 @@ mod checkpoint;
 mod claude;
 mod distrust;
 mod flood;
+mod place;
 mod session;
 mod support;
 mod takeover;

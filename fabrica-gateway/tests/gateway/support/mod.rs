@@ -262,6 +262,7 @@ pub(crate) fn access(attempt: u32, repository: &Repository, sink: &Arc<Recording
             task: "The task.".into(),
             base: Some("main".into()),
             branch: BRANCH.into(),
+            path: None,
             agent: Agent::Claude,
             model: None,
             setup: vec![],

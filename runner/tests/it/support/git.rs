@@ -47,6 +47,29 @@ pub(crate) fn make_repository(bare: &Path, seed: &Path) {
     must(bare, &["config", "http.receivepack", "true"]);
 }
 
+/// A commit on `main` of a bare repository, made by a shell script in another clone.
+pub(crate) fn commit_script(bare: &Path, clone: &Path, script: &str) {
+    let parent = clone.parent().unwrap();
+    must(
+        parent,
+        &[
+            "clone",
+            "-q",
+            &bare.display().to_string(),
+            &clone.display().to_string(),
+        ],
+    );
+    let status = Command::new("sh")
+        .args(["-ec", script])
+        .current_dir(clone)
+        .status();
+    assert!(status.unwrap().success(), "{script}");
+    must(clone, &["add", "--all"]);
+    must(clone, &["commit", "-q", "-m", "Change it elsewhere"]);
+    must(clone, &["push", "-q", "origin", "HEAD:main"]);
+    std::fs::remove_dir_all(clone).unwrap();
+}
+
 /// A commit on a branch of a bare repository, made in another clone.
 pub(crate) fn commit_elsewhere(bare: &Path, clone: &Path, branch: &str, from: &str, file: &str) {
     let parent = clone.parent().unwrap();

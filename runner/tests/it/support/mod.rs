@@ -61,6 +61,7 @@ impl Sandbox {
             task: "Write a greeting.\n".into(),
             base: None,
             branch: "fabrica/5c0ffee0".into(),
+            path: None,
             agent: Agent::Command(vec!["sh".into(), "-c".into(), script.into()]),
             model: None,
             setup: vec![],
@@ -218,6 +219,11 @@ impl Sandbox {
             from,
             file,
         );
+    }
+
+    /// Adds a commit to `main` of the remote with what a shell script changes.
+    pub(crate) fn change_on_remote(&self, script: &str) {
+        git::commit_script(&self.remote(), &self.path("changing"), script);
     }
 
     fn git_in_remote(&self, arguments: &[&str]) -> Output {
