@@ -69,6 +69,13 @@ pub struct Job {
     pub title: String,
     /// The task in markdown.
     pub task: String,
+    /// The URL of the plan's repository, which relative addresses of submodules start from; `None` if it is a directory.
+    #[serde(default)]
+    pub repository: Option<String>,
+    /// The URLs of the repositories that may be fetched as submodules. The gateway has the first of them as
+    /// `/git/submodules/1.git`, and so on.
+    #[serde(default)]
+    pub submodules: Vec<String>,
     /// The branch to start from; `None` is the remote's default branch.
     pub base: Option<String>,
     /// The branch to work on and to push.

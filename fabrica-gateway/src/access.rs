@@ -45,6 +45,8 @@ pub(crate) struct Session {
     pub(crate) job: Job,
     pub(crate) sink: Arc<dyn SessionSink>,
     pub(crate) target: Target,
+    /// The plan's submodules, for fetching only.
+    pub(crate) submodules: Vec<Target>,
     pub(crate) services: Arc<Services>,
     /// What this sandbox may have in memory.
     pub(crate) bodies: BodyMemory,
@@ -72,6 +74,9 @@ impl Session {
         bodies: BodyMemory,
     ) -> Self {
         let target = Target::new(&access.repository, &services.git);
+        let submodules = (access.submodules.iter())
+            .map(|submodule| Target::new(submodule, &services.git))
+            .collect();
         Self {
             fence: access.fence,
             runner_token: access.runner_token,
@@ -79,6 +84,7 @@ impl Session {
             job: access.job,
             sink: access.sink,
             target,
+            submodules,
             services,
             bodies,
             counting: TaskTracker::new(),

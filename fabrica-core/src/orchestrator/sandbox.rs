@@ -58,6 +58,10 @@ pub(super) fn job(
         attempt: fence.attempt,
         title: plan.title.clone(),
         task: plan.task.clone(),
+        repository: plan.repository.http_url().map(ToString::to_string),
+        submodules: (plan.submodules.iter())
+            .filter_map(|submodule| submodule.http_url().map(ToString::to_string))
+            .collect(),
         base: plan.base.clone(),
         branch: branch(plan, fence),
         path: plan.path.clone(),

@@ -8,9 +8,9 @@ use serde::de::{self, Deserializer, MapAccess, Visitor};
 use super::error::{PlanError, PlanProblem};
 use super::escalation::EscalationOptions;
 use super::limits::{Limits, within};
-use super::repository::Repository;
+use super::repository::{Repository, RepositoryPolicy};
 use super::value::{EXPECTED, checked};
-use super::{Agent, Network, Plan, PullRequestOptions};
+use super::{Agent, MAX_SUBMODULES, Network, Plan, PullRequestOptions};
 
 /// A source, cut at its fences.
 pub(super) struct Parts<'a> {
@@ -51,6 +51,8 @@ fn is_fence(line: &str) -> bool {
 #[serde(deny_unknown_fields)]
 pub(super) struct Frontmatter {
     pub(super) repo: Option<String>,
+    #[serde(default)]
+    submodules: Vec<String>,
     pub(super) title: Option<String>,
     #[serde(default, deserialize_with = "branch_name")]
     pub(super) base: Option<String>,
@@ -88,9 +90,41 @@ impl Frontmatter {
         serde_yaml::from_str(parts.yaml).map_err(|error| located(&error))
     }
 
-    pub(super) fn into_plan(self, repository: Repository, title: String, task: String) -> Plan {
+    /// The listed submodules. The gateway has one credential for a host, and a plan opens one host: its repository's.
+    pub(super) fn submodules(
+        &self,
+        repository: &Repository,
+        policy: &RepositoryPolicy,
+    ) -> Result<Vec<Repository>, PlanProblem> {
+        let count = self.submodules.len();
+        if count > MAX_SUBMODULES {
+            let problem = format!("submodules: expected at most {MAX_SUBMODULES} repositories, got {count}");
+            return Err(PlanProblem::InvalidValue(problem));
+        }
+        let checked = self.submodules.iter().map(|named| {
+            let submodule = Repository::parse(named, policy)?;
+            match (repository.authority(), submodule.authority()) {
+                (Some(host), Some(other)) if host.eq_ignore_ascii_case(&other) => Ok(submodule),
+                (host, _) => {
+                    let host = host.unwrap_or_else(|| "none, since `repo` is a directory".to_owned());
+                    Err(PlanProblem::InvalidValue(format!(
+                        "submodules: expected repositories on the host of `repo` ({host}), got {named:?}"
+                    )))
+                }
+            }
+        });
+        checked.collect()
+    }
+
+    pub(super) fn into_plan(
+        self,
+        (repository, submodules): (Repository, Vec<Repository>),
+        title: String,
+        task: String,
+    ) -> Plan {
         Plan {
             repository,
+            submodules,
             title,
             base: self.base,
             branch: self.branch,

@@ -23,6 +23,9 @@ use frontmatter::{Frontmatter, split};
 /// The largest plan that is accepted, in bytes.
 pub const MAX_PLAN_BYTES: usize = 256 * 1024;
 
+/// How many submodules a plan may list.
+pub const MAX_SUBMODULES: usize = 64;
+
 /// A checked plan.
 ///
 /// ```
@@ -40,6 +43,8 @@ pub const MAX_PLAN_BYTES: usize = 256 * 1024;
 pub struct Plan {
     /// The repository to work in.
     pub repository: Repository,
+    /// Repositories that may be fetched as submodules of it. All are on its host.
+    pub submodules: Vec<Repository>,
     /// The title: from the frontmatter, else the first heading, else "Untitled".
     pub title: String,
     /// The branch to start from; `None` is the remote's default branch.
@@ -111,6 +116,8 @@ impl Plan {
         };
         let repository = Repository::parse(named, policy)
             .map_err(|error| PlanError::from(PlanProblem::Repository(error)).at_key(source, "repo"))?;
+        let submodules = (frontmatter.submodules(&repository, policy))
+            .map_err(|problem| PlanError::from(problem).at_key(source, "submodules"))?;
         if task.trim().is_empty() {
             return Err(PlanProblem::EmptyTask.into());
         }
@@ -124,7 +131,7 @@ impl Plan {
             .clone()
             .or_else(|| first_heading(task))
             .unwrap_or_else(|| "Untitled".into());
-        Ok(frontmatter.into_plan(repository, clip_title(&title), task.to_owned()))
+        Ok(frontmatter.into_plan((repository, submodules), clip_title(&title), task.to_owned()))
     }
 }
 

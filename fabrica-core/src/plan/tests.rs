@@ -26,6 +26,7 @@ fn every_key_is_read() {
     let plan = parse(
         "---\n\
          repo: ssh://git@git.example.com:2222/acme/billing.git\n\
+         submodules: [\"https://git.example.com/acme/money.git\", \"git@git.example.com:acme/time.git\"]\n\
          title: Add idempotency keys\n\
          base: main\n\
          branch: fabrica/idempotency\n\
@@ -48,6 +49,8 @@ fn every_key_is_read() {
         "https://git.example.com/acme/billing.git"
     );
     assert_eq!(plan.repository.slug().as_deref(), Some("acme/billing"));
+    let submodules: Vec<_> = plan.submodules.iter().filter_map(Repository::slug).collect();
+    assert_eq!(submodules, ["acme/money", "acme/time"]);
     assert_eq!(plan.base.as_deref(), Some("main"));
     assert_eq!(plan.branch.as_deref(), Some("fabrica/idempotency"));
     assert_eq!(plan.path.as_deref(), Some("services/billing api"));
@@ -107,6 +110,9 @@ fn errors_name_place_key_and_remedy() {
         "---\nrepo: https://h.example/a/b\nbranch: a..b\n---\nbody\n",
         "---\nrepo: https://h.example/a/b\nbase: main\nbranch: main\n---\nbody\n",
         "---\nrepo: https://h.example/a/b\npath: ../other\n---\nbody\n",
+        "---\nrepo: https://h.example/a/b\nsubmodules: https://h.example/a/c\n---\nbody\n",
+        "---\nrepo: https://h.example/a/b\nsubmodules: [\"https://other.example/a/c\"]\n---\nbody\n",
+        "---\nrepo: https://h.example/a/b\ntitle: x\nsubmodules: [\"ext::sh -c touch\"]\n---\nbody\n",
         "---\nrepo: https://h.example/a/b\nimage: --privileged\n---\nbody\n",
         "---\nrepo: https://h.example/a/b\nsetup: cargo fetch\n---\nbody\n",
         "---\nrepo: https://h.example/a/b\nrepo: https://h.example/a/c\n---\nbody\n",
@@ -289,6 +295,42 @@ fn usual_repositories_are_accepted() {
         Some("acme/sample")
     );
     assert_eq!(slug("/srv/git/billing"), None);
+}
+
+#[test]
+fn submodules_are_on_the_host_of_the_repository() {
+    let policy = RepositoryPolicy {
+        local_paths: true,
+        plain_http: vec!["h.example".into()],
+        ..RepositoryPolicy::default()
+    };
+    let plan = |repo: &str, submodule: &str| {
+        let source = format!("---\nrepo: {repo}\nsubmodules: [{submodule:?}]\n---\nbody\n");
+        Plan::parse(&source, &policy).map(|plan| plan.submodules.len())
+    };
+    for same in [
+        "https://H.example/a/c",
+        "git@h.example:a/c.git",
+        "http://h.example/a/c",
+    ] {
+        assert_eq!(plan("https://h.example/a/b", same), Ok(1), "{same}");
+    }
+    for (repo, other) in [
+        ("https://h.example/a/b", "https://h.example:8443/a/c"),
+        ("https://h.example/a/b", "https://h.example.evil.example/a/c"),
+        ("https://h.example/a/b", "https://user:password@h.example/a/c"),
+        ("https://h.example/a/b", "/srv/git/c"),
+        ("https://h.example/a/b", "../c"),
+        ("/srv/git/b", "/srv/git/c"),
+        ("/srv/git/b", "https://h.example/a/c"),
+    ] {
+        let error = plan(repo, other).expect_err(other);
+        assert_eq!((error.line, error.column), (Some(3), Some(1)), "{other}: {error}");
+    }
+    let many = vec!["https://h.example/a/c"; MAX_SUBMODULES + 1].join(", ");
+    assert_eq!(plan("https://h.example/a/b", "https://h.example/a/c"), Ok(1));
+    let error = parse(&format!("{HEAD}submodules: [{many}]\n---\nbody\n")).expect_err("too many");
+    assert!(error.to_string().contains("at most 64"), "{error}");
 }
 
 #[test]

@@ -25,8 +25,10 @@ pub struct GatewayAccess {
     pub agent_token: TokenHash,
     /// What `GET /session/job` answers.
     pub job: Job,
-    /// The one repository that `/git/…` leads to.
+    /// The one repository that `/git/repository.git` leads to, and the only one that may be pushed to.
     pub repository: Repository,
+    /// The repositories that `/git/submodules/1.git` and so on lead to, for fetching.
+    pub submodules: Vec<Repository>,
     /// Where the sandbox's reports go.
     pub sink: Arc<dyn SessionSink>,
 }

@@ -1,11 +1,13 @@
 //! `/git/repository.git`: git's smart HTTP protocol, for the plan's repository only. Everyone with a token may fetch;
-//! only the runner may push, and only what [`push`] lets pass.
+//! only the runner may push, and only what [`push`] lets pass. `/git/submodules/1.git` and so on are the further
+//! repositories that the plan lists: these are fetched from, and nobody pushes to them.
 
 mod body;
 mod local;
 mod packet;
 mod push;
 mod report;
+mod submodules;
 mod upstream;
 
 use std::path::PathBuf;
@@ -27,7 +29,7 @@ use crate::access::{Role, Session, wrong_role};
 use crate::options::GitCredentials;
 use crate::refusal::{Area, Refusal};
 
-/// Where the one repository really is.
+/// Where a repository really is.
 #[derive(Debug)]
 pub(crate) enum Target {
     Http(HttpRepository),
@@ -79,6 +81,7 @@ pub(crate) fn router() -> Router<Arc<Session>> {
         .route("/repository.git/info/refs", get(info_refs))
         .route("/repository.git/git-upload-pack", post(upload_pack))
         .route("/repository.git/git-receive-pack", post(receive_pack))
+        .nest("/submodules/{name}", submodules::router())
         .method_not_allowed_fallback(refuse)
         .fallback(refuse)
 }
@@ -86,7 +89,7 @@ pub(crate) fn router() -> Router<Arc<Session>> {
 pub(crate) async fn refuse() -> Response {
     Refusal::forbidden(
         "git.path_refused",
-        "fabrica: the gateway serves the plan's repository only, at /git/repository.git, over the smart HTTP protocol",
+        "fabrica: the gateway serves the plan's repository only, at /git/repository.git, and its submodules, over the smart HTTP protocol",
     )
     .in_area(Area::Git)
 }
@@ -109,21 +112,31 @@ async fn info_refs(
         service,
         headers: request.headers(),
     };
-    match &session.target {
-        Target::Http(repository) => repository.info_refs(&ask).await,
-        Target::Local(path) => local::info_refs(&ask, path).await,
+    advertise(&session.target, &ask).await
+}
+
+/// What a repository has.
+async fn advertise(target: &Target, ask: &Ask<'_>) -> Response {
+    match target {
+        Target::Http(repository) => repository.info_refs(ask).await,
+        Target::Local(path) => local::info_refs(ask, path).await,
     }
-    .unwrap_or_else(|refusal| refused(&session, refusal))
+    .unwrap_or_else(|refusal| refused(ask.session, refusal))
 }
 
 async fn upload_pack(State(session): State<Arc<Session>>, request: Request) -> Response {
+    fetch(&session, &session.target, request).await
+}
+
+/// Hands out what a fetch asks for.
+async fn fetch(session: &Session, target: &Target, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let ask = Ask {
-        session: &session,
+        session,
         service: Service::UploadPack,
         headers: &parts.headers,
     };
-    match &session.target {
+    match target {
         // A compressed body is passed on as it is.
         Target::Http(repository) => {
             repository
@@ -132,7 +145,7 @@ async fn upload_pack(State(session): State<Arc<Session>>, request: Request) -> R
         }
         Target::Local(path) => local::call(&ask, path, body::plain(body, &parts.headers)).await,
     }
-    .unwrap_or_else(|refusal| refused(&session, refusal))
+    .unwrap_or_else(|refusal| refused(session, refusal))
 }
 
 async fn receive_pack(

@@ -14,6 +14,7 @@ mod lifecycle;
 mod model;
 #[cfg(test)]
 mod session;
+mod submodules;
 #[cfg(test)]
 mod support;
 #[cfg(test)]

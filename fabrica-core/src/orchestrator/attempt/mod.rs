@@ -257,6 +257,7 @@ impl Attempt {
             agent_token: start.agent_token,
             job: sandbox::job(&self.inner.options, plan, &self.claimed, notes, decision),
             repository: plan.repository.clone(),
+            submodules: plan.submodules.clone(),
             sink: sink.clone(),
         }
     }

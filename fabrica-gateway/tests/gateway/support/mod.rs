@@ -194,6 +194,11 @@ impl Rig {
         access(attempt, &self.repository, &self.sink)
     }
 
+    /// Lets another attempt in.
+    pub(crate) async fn reopen(&mut self, access: GatewayAccess) {
+        self.directory = self.gateway.open(access).await.unwrap().directory;
+    }
+
     pub(crate) fn socket(&self) -> PathBuf {
         self.directory.join(GATEWAY_SOCKET)
     }
@@ -260,6 +265,8 @@ pub(crate) fn access(attempt: u32, repository: &Repository, sink: &Arc<Recording
             attempt: fence.attempt,
             title: "Add idempotency keys".into(),
             task: "The task.".into(),
+            repository: None,
+            submodules: vec![],
             base: Some("main".into()),
             branch: BRANCH.into(),
             path: None,
@@ -279,6 +286,7 @@ pub(crate) fn access(attempt: u32, repository: &Repository, sink: &Arc<Recording
             finish: false,
         },
         repository: repository.clone(),
+        submodules: vec![],
         sink: sink.clone(),
     }
 }

@@ -59,6 +59,8 @@ impl Sandbox {
             attempt: AttemptNumber::new(1),
             title: "Greet the world".into(),
             task: "Write a greeting.\n".into(),
+            repository: Some("https://git.example.com/acme/app.git".into()),
+            submodules: vec![],
             base: None,
             branch: "fabrica/5c0ffee0".into(),
             path: None,
