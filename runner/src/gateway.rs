@@ -98,6 +98,8 @@ pub(crate) enum Service {
     UploadPack,
     /// Pushing, with the runner's token.
     ReceivePack,
+    /// Fetching from one of the plan's submodules, by its number from 1, with the agent's token.
+    Submodule(usize),
 }
 
 /// The gateway of this session.
@@ -213,10 +215,14 @@ impl Gateway {
     /// Asks for the repository as git would. The gateway's refusals say more than git repeats.
     pub(crate) async fn advertisement(&self, service: Service) -> Result<(), GatewayError> {
         let (name, token) = match service {
-            Service::UploadPack => ("git-upload-pack", &self.agent),
+            Service::UploadPack | Service::Submodule(_) => ("git-upload-pack", &self.agent),
             Service::ReceivePack => ("git-receive-pack", &self.runner),
         };
-        let path = format!("/git/repository.git/info/refs?service={name}");
+        let repository = match service {
+            Service::Submodule(number) => format!("submodules/{number}.git"),
+            Service::UploadPack | Service::ReceivePack => "repository.git".to_owned(),
+        };
+        let path = format!("/git/{repository}/info/refs?service={name}");
         let request = request(Method::GET, &path, token, None)?;
         self.exchange(PATIENCE_WITH_HOST, request, async |answer| {
             // The list of references may be long, and git reads it again by itself.

@@ -15,6 +15,7 @@
 
 mod agent;
 mod asking;
+mod checked;
 mod checkpoint;
 mod commands;
 mod distrusted;

@@ -1,7 +1,7 @@
 //! One session from the clone to the push.
 
 use std::convert::Infallible;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use fabrica_core::failure::Failure;
@@ -12,6 +12,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::agent::{self, Claude, Start};
 use crate::asking::Setup;
+use crate::checked::{Checked, Judged};
 use crate::checkpoint::{self, Checkpointer, Last, restore};
 use crate::commands::Commands;
 use crate::environment::Environment;
@@ -20,18 +21,20 @@ use crate::inbox::{self, Inbox};
 use crate::process::Processes;
 use crate::report::Reporter;
 use crate::repository::{
-    Checkout, Conflict, Git, Pusher, Rejoined, Remotely, Work, clone, commit_leftovers, has_changes, inspect,
-    preflight, rejoin, still_there, template, template_path, working_directory,
+    Checkout, Git, Pusher, Rejoined, Remotely, Submodules, Work, check_out, clone, commit_leftovers,
+    has_changes, inspect, preflight, rejoin, still_there, template, template_path, working_directory,
 };
 use crate::stop::{Reason, Stop};
 use crate::transcript;
-use crate::verification::{Refuted, Verified, verify};
+use crate::verification::{Verified, verify};
 
 /// How long pushing may take after a stop was requested: the engine's own patience is limited too.
 const HURRY: Duration = Duration::from_secs(20);
 /// How long a checkpoint of what a failed agent left may take.
 const RESCUE: Duration = Duration::from_mins(1);
 
+/// How long it may take to find out what is to be told of the agent's changes.
+const TELLING: Duration = Duration::from_secs(10);
 /// How often the work is verified again because others have pushed meanwhile.
 const MOST_OVERTAKEN: u32 = 5;
 /// How long it takes at most until it is noticed that the agent has heard something.
@@ -56,6 +59,7 @@ struct Prepared {
     checkout: Checkout,
     /// Where in the clone the agent and the plan's commands start.
     directory: PathBuf,
+    submodules: Submodules,
     /// The checkpoint that it was restored from.
     last: Option<Last>,
 }
@@ -68,27 +72,6 @@ enum Worked {
     Asked(Escalation),
 }
 
-/// What became of work that the agent calls done.
-enum Checked {
-    /// It is what the plan asks for, and fits on top of what others have pushed.
-    Passed(Vec<Verification>),
-    /// The verification failed.
-    Refuted(Refuted),
-    /// It does not fit.
-    Conflict(Conflict),
-}
-
-impl Checked {
-    /// The step, what happened for people, and what the agent is told before the given round.
-    fn put(&self, round: u32, rounds: u32) -> (&'static str, String, String) {
-        match self {
-            Self::Passed(_) => ("verify", String::new(), String::new()),
-            Self::Refuted(refuted) => ("verify", refuted.cause(), refuted.prompt(round, rounds)),
-            Self::Conflict(conflict) => ("rebase", conflict.cause(), conflict.prompt(round, rounds)),
-        }
-    }
-}
-
 /// Work that is done.
 struct Done {
     summary: String,
@@ -99,26 +82,23 @@ struct Done {
 impl Session {
     /// Does the job, and returns the last event of the attempt.
     pub(crate) async fn run(&self) -> RunnerEvent {
-        let Prepared {
-            git,
-            checkout,
-            directory,
-            last,
-        } = match self.stop.or(self.prepare()).await {
+        let mut prepared = match self.stop.or(self.prepare()).await {
             Ok(prepared) => prepared,
             Err(failure) => return failed(failure, None),
         };
+        let last = prepared.last.take();
+        let Prepared { git, checkout, .. } = &prepared;
         let inbox = Inbox::new(self.environment.scratch().join("inbox"), self.job.heard);
         let checkpointer = Checkpointer::new(
-            (&git, &self.gateway),
+            (git, &self.gateway),
             &self.environment,
-            (&self.job, &checkout),
+            (&self.job, checkout),
             (&self.reporter, &inbox),
             last,
         );
         let worked = tokio::select! {
             biased;
-            worked = self.work(&git, (&checkout, &directory), &inbox) => worked,
+            worked = self.work(&prepared, &inbox) => worked,
             never = checkpointer.regularly() => match never {},
             never = self.listen(&inbox) => match never {},
         };
@@ -127,8 +107,11 @@ impl Session {
             // Whatever this attempt does now is refused.
             return failed(Reason::Fenced.failure(), None);
         }
+        let told = prepared.submodules.tell_changes(git, checkout, &self.reporter);
+        // Without it nothing fails.
+        let _ = timeout(TELLING, told).await;
         match worked {
-            Ok(Worked::Done(done)) => match self.within_limits(self.publish(&git, &checkout)).await {
+            Ok(Worked::Done(done)) => match self.within_limits(self.publish(git, checkout)).await {
                 Ok(pushed) => {
                     let head = pushed.as_ref().map_or(&checkout.start, |pushed| &pushed.head);
                     checkpointer.finally(head).await;
@@ -137,7 +120,7 @@ impl Session {
                         pushed,
                         verification: done.verification,
                         rounds: done.rounds,
-                        template: template(&git, &checkout).await,
+                        template: template(git, checkout).await,
                         heard: inbox.heard(),
                         unfinished: self.job.finish,
                     })
@@ -148,14 +131,11 @@ impl Session {
                 Ok(()) => RunnerEvent::Escalation(question),
                 Err(failure) => {
                     let note = format!("the agent wanted to ask: {}", question.question);
-                    self.give_up((&git, &checkout), None, failure.with_diagnosis([note]))
+                    self.give_up((git, checkout), None, failure.with_diagnosis([note]))
                         .await
                 }
             },
-            Err(failure) => {
-                self.give_up((&git, &checkout), Some(&checkpointer), failure)
-                    .await
-            }
+            Err(failure) => self.give_up((git, checkout), Some(&checkpointer), failure).await,
         }
     }
 
@@ -188,11 +168,13 @@ impl Session {
             Some(checkpoint) => restore(remotely, &checkout, checkpoint).await?,
             None => None,
         };
+        let submodules = check_out(remotely, &checkout).await?;
         let directory = working_directory(&directory, self.job.path.as_deref())?;
         Ok(Prepared {
             git,
             checkout,
             directory,
+            submodules,
             last,
         })
     }
@@ -216,12 +198,8 @@ impl Session {
         }
     }
 
-    async fn work(
-        &self,
-        git: &Git,
-        (checkout, directory): (&Checkout, &Path),
-        inbox: &Inbox,
-    ) -> Result<Worked, Failure> {
+    /// Writes down what the agent has to do, and how it asks.
+    fn write_task(&self) -> Result<(PathBuf, Setup), Failure> {
         let scratch = self.environment.scratch();
         let task = scratch.join("task.md");
         let asking = std::fs::create_dir_all(&scratch)
@@ -234,6 +212,18 @@ impl Session {
                     "The sandbox's volume must be writable for its user and have free space.",
                 )
             })?;
+        Ok((task, asking))
+    }
+
+    async fn work(&self, prepared: &Prepared, inbox: &Inbox) -> Result<Worked, Failure> {
+        let Prepared {
+            git,
+            checkout,
+            directory,
+            submodules,
+            ..
+        } = prepared;
+        let (task, asking) = self.write_task()?;
         let parts = (self.processes.clone(), self.reporter.clone(), self.stop.clone());
         let commands = Commands::new(
             &self.environment,
@@ -285,29 +275,25 @@ impl Session {
                 continue;
             }
             self.stop
-                .or(commit_leftovers(git, checkout, &self.job, &self.reporter))
+                .or(commit_leftovers(
+                    git,
+                    (checkout, submodules),
+                    &self.job,
+                    &self.reporter,
+                ))
                 .await?;
             still_there(directory, self.job.path.as_deref())?;
-            let objection = match self.check(git, checkout, &commands).await? {
-                Checked::Passed(verification) => {
+            let checked = self.check(prepared, &commands).await?;
+            let objection = match checked.judge(finish, (round, rounds))? {
+                Judged::Done(verification) => {
                     return Ok(Worked::Done(Done {
                         summary,
                         verification,
                         rounds: round,
                     }));
                 }
-                Checked::Refuted(refuted) if finish => {
-                    return Ok(Worked::Done(Done {
-                        summary,
-                        verification: vec![refuted.step()],
-                        rounds: round,
-                    }));
-                }
-                Checked::Refuted(refuted) if round >= rounds => return Err(refuted.failure(rounds)),
-                Checked::Conflict(conflict) if finish || round >= rounds => {
-                    return Ok(Worked::Asked(conflict.question()));
-                }
-                objection => objection,
+                Judged::Ask(question) => return Ok(Worked::Asked(question)),
+                Judged::Objection(objection) => objection,
             };
             let (step, cause, told) = objection.put(round + 1, rounds);
             refuted = match objection {
@@ -327,7 +313,17 @@ impl Session {
 
     /// Puts the work on top of what others have pushed, and verifies it: what is verified must be what is pushed, so nothing
     /// of others may come in between.
-    async fn check(&self, git: &Git, checkout: &Checkout, commands: &Commands) -> Result<Checked, Failure> {
+    async fn check(&self, prepared: &Prepared, commands: &Commands) -> Result<Checked, Failure> {
+        let Prepared {
+            git,
+            checkout,
+            submodules,
+            ..
+        } = prepared;
+        let dangling = submodules.dangling(self.remotely(git), checkout);
+        if let Some(dangling) = self.stop.or(dangling).await? {
+            return Ok(Checked::Dangling(dangling));
+        }
         let mut verified = None;
         for _ in 0..MOST_OVERTAKEN {
             match self.stop.or(rejoin(self.remotely(git), checkout)).await? {

@@ -206,6 +206,12 @@ fn briefing(job: &Job, template: Option<&str>) -> String {
          - There is no network except through what is already configured.\n",
         branch = job.branch,
     );
+    if !job.submodules.is_empty() {
+        text.push_str(
+            "- Submodules are there to be used, not to be changed: nothing is pushed to them. What has to change there belongs \
+             into your last message.\n",
+        );
+    }
     if !job.verify.is_empty() {
         text.push_str(
             "- When you are done, these commands are run in the current directory, and all of them must pass; if one does not, you are told what it wrote:\n",

@@ -222,6 +222,16 @@ impl Remotely<'_> {
         make: impl Fn() -> Command,
         before: impl Fn() -> Result<(), Failure>,
     ) -> Result<Output, Failure> {
+        self.again_of(Service::UploadPack, make, before).await
+    }
+
+    /// The same, where it is not the plan's repository that is asked for.
+    pub(crate) async fn again_of(
+        &self,
+        service: Service,
+        make: impl Fn() -> Command,
+        before: impl Fn() -> Result<(), Failure>,
+    ) -> Result<Output, Failure> {
         let mut tries = 0;
         loop {
             before()?;
@@ -235,7 +245,7 @@ impl Remotely<'_> {
                 return Err(failure.retryable());
             }
             // Git does not say why a request was refused; the gateway does, and is waited for.
-            preflight(self.gateway, Service::UploadPack).await?;
+            preflight(self.gateway, service).await?;
             if output.put_off() || self.gateway.disturbances() > disturbances {
                 sleep(AWAY_PAUSE).await;
                 continue;

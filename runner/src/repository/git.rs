@@ -17,7 +17,7 @@ use crate::text::lossy;
 /// How much of an output is kept.
 const MAX_OUTPUT: usize = 1024 * 1024;
 /// Wins over any configuration in the clone: nothing that git starts by itself, no way to another host.
-const HARDENED: [&str; 10] = [
+const HARDENED: [&str; 12] = [
     "core.hooksPath=/dev/null",
     "core.fsmonitor=false",
     "core.untrackedCache=false",
@@ -28,6 +28,8 @@ const HARDENED: [&str; 10] = [
     "safe.directory=*",
     "http.followRedirects=false",
     "advice.detachedHead=false",
+    "submodule.recurse=false",
+    "fetch.recurseSubmodules=false",
 ];
 
 /// The git program of the image, found before anything of the repository was on the disk.
@@ -84,7 +86,12 @@ impl Git {
         }
     }
 
-    /// The one repository that the gateway leads to.
+    /// One of the plan's submodules, by its number from 1.
+    pub(crate) fn submodule_url(&self, number: usize) -> String {
+        format!("{}/git/submodules/{number}.git", self.address)
+    }
+
+    /// The plan's repository, as the gateway leads to it.
     pub(crate) fn url(&self) -> String {
         format!("{}/git/repository.git", self.address)
     }

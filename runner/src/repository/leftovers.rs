@@ -5,6 +5,7 @@ use fabrica_core::protocol::{Job, Pushed};
 
 use super::checkout::Checkout;
 use super::git::{Git, args, identify};
+use super::submodules::Submodules;
 use crate::report::Reporter;
 
 /// How many subject lines are reported.
@@ -28,7 +29,7 @@ pub(crate) async fn has_changes(git: &Git, checkout: &Checkout) -> bool {
 /// Commits what the agent changed and forgot to commit. What is ignored stays out.
 pub(crate) async fn commit_leftovers(
     git: &Git,
-    checkout: &Checkout,
+    (checkout, submodules): (&Checkout, &Submodules),
     job: &Job,
     reporter: &Reporter,
 ) -> Result<(), Failure> {
@@ -48,7 +49,10 @@ pub(crate) async fn commit_leftovers(
         reporter.progress("agent", note).await;
         return Ok(());
     }
-    git.answer(args!(inside(), "add", "--all")).await?;
+    let mut add = args!(inside(), "add", "--all", "--", ".");
+    // Which commit of a submodule belongs to the work is the agent's to say: where it stands may be an accident.
+    add.args((submodules.paths()).map(|path| format!(":(top,exclude,literal){path}")));
+    git.answer(add).await?;
     if git
         .succeeds(args!(inside(), "diff", "--cached", "--quiet", "--no-ext-diff"))
         .await?

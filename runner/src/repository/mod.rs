@@ -6,6 +6,7 @@ mod leftovers;
 mod preflight;
 mod push;
 mod rejoin;
+mod submodules;
 mod template;
 mod working_directory;
 
@@ -15,5 +16,6 @@ pub(crate) use leftovers::{Work, commit_leftovers, has_changes, inspect};
 pub(crate) use preflight::{preflight, refused};
 pub(crate) use push::{Pusher, shallow};
 pub(crate) use rejoin::{Conflict, Rejoined, rejoin};
+pub(crate) use submodules::{Dangling, Submodules, check_out};
 pub(crate) use template::{template, template_path};
 pub(crate) use working_directory::{still_there, working_directory};

@@ -67,7 +67,7 @@ pub(crate) fn refused(error: &GatewayError, service: Service) -> Failure {
 fn by_status(status: u16, service: Service) -> &'static str {
     match (status, service) {
         (401 | 403, Service::ReceivePack) => "push.denied",
-        (401 | 403, Service::UploadPack) => "repository.denied",
+        (401 | 403, Service::UploadPack | Service::Submodule(_)) => "repository.denied",
         (404 | 410, _) => "repository.not_found",
         _ => "repository.unreachable",
     }

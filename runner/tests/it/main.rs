@@ -14,5 +14,6 @@ mod distrust;
 mod flood;
 mod place;
 mod session;
+mod submodules;
 mod support;
 mod takeover;

@@ -223,6 +223,27 @@ impl Sandbox {
         );
     }
 
+    /// Makes the repository that the gateway has as a submodule under a number, with what a shell script changes in it, and
+    /// lists it in the plan as `https://git.example.com/acme/<name>.git`. Returns the commit of its `main`.
+    pub(crate) fn list_submodule(&mut self, name: &str, script: &str) -> String {
+        self.job
+            .submodules
+            .push(format!("https://git.example.com/acme/{name}.git"));
+        let number = self.job.submodules.len();
+        let bare = self.submodule(number);
+        let parent = self.path(&format!("submodule-{number}"));
+        std::fs::create_dir(&parent).unwrap();
+        git::make_repository(&bare, &parent.join("seed"));
+        git::commit_script(&bare, &parent.join("changing"), script);
+        let output = git(&bare, &["rev-parse", "main"]);
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+
+    /// The repository that the gateway has as a submodule under a number.
+    pub(crate) fn submodule(&self, number: usize) -> PathBuf {
+        self.path(&format!("repositories/submodules/{number}.git"))
+    }
+
     /// Adds a commit to `main` of the remote with what a shell script changes.
     pub(crate) fn change_on_remote(&self, script: &str) {
         git::commit_script(&self.remote(), &self.path("changing"), script);
