@@ -401,6 +401,14 @@ pub struct Usage {
 }
 
 impl Usage {
+    /// All tokens together, those of the cache included.
+    pub const fn tokens(self) -> u64 {
+        self.input_tokens
+            .saturating_add(self.output_tokens)
+            .saturating_add(self.cache_read_tokens)
+            .saturating_add(self.cache_write_tokens)
+    }
+
     /// The sum of both.
     #[must_use]
     pub fn plus(self, other: Self) -> Self {

@@ -3,7 +3,7 @@
 use crate::failure::Failure;
 use crate::plan::Limits;
 use crate::ports::store::{Note, Question};
-use crate::protocol::{Escalation, Urgency, Usage};
+use crate::protocol::{BUDGET_REACHED, Escalation, Urgency, Usage};
 
 /// The second answer to choose from.
 const STOP: &str = "stop";
@@ -17,6 +17,8 @@ pub(super) struct Budget {
     pub(super) cost_usd: Option<f64>,
     /// The agent's turns.
     pub(super) turns: Option<u32>,
+    /// The model's tokens.
+    pub(super) tokens: Option<u64>,
 }
 
 /// What people have decided.
@@ -35,6 +37,7 @@ pub(super) enum Decision {
 enum Limit {
     Cost(f64),
     Turns(u32),
+    Tokens(u64),
 }
 
 impl Decision {
@@ -44,6 +47,7 @@ impl Decision {
         let mut budget = Budget {
             cost_usd: limits.cost_usd,
             turns: limits.turns,
+            tokens: limits.tokens,
         };
         let newest = questions.last().map(|question| question.id);
         for question in questions {
@@ -68,6 +72,13 @@ impl Decision {
                     let wanted = whole(wanted);
                     budget.turns = Some(budget.turns.map_or(wanted, |limit| limit.max(wanted)));
                 }
+                (Limit::Tokens(_), Some(wanted)) => {
+                    let wanted = whole_tokens(wanted * factor(words));
+                    budget.tokens = Some(budget.tokens.map_or(wanted, |limit| limit.max(wanted)));
+                }
+                (Limit::Tokens(proposed), None) if begins("raise") => {
+                    budget.tokens = budget.tokens.map(|limit| limit.max(proposed));
+                }
                 (Limit::Cost(proposed), None) if begins("raise") => {
                     budget.cost_usd = budget.cost_usd.map(|limit| limit.max(proposed));
                 }
@@ -87,34 +98,29 @@ impl Budget {
         Self {
             cost_usd: self.cost_usd.map(|limit| (limit - used.cost_usd).max(0.0)),
             turns: self.turns.map(|limit| limit.saturating_sub(used.turns)),
+            tokens: self.tokens.map(|limit| limit.saturating_sub(used.tokens())),
         }
     }
 
     /// What is asked once nothing is left of it.
     pub(super) fn exhausted(self, used: Usage) -> Option<Escalation> {
-        match (self.left(used), self) {
-            (
-                Self {
-                    cost_usd: Some(left), ..
-                },
-                Self {
-                    cost_usd: Some(limit),
-                    ..
-                },
-            ) if left <= 0.0 => Some(ask(Limit::Cost(limit), used)),
-            (
-                Self { turns: Some(0), .. },
-                Self {
-                    turns: Some(limit), ..
-                },
-            ) => Some(ask(Limit::Turns(limit), used)),
-            _ => None,
-        }
+        let left = self.left(used);
+        let cost = self
+            .cost_usd
+            .filter(|_| left.cost_usd.is_some_and(|left| left <= 0.0));
+        let turns = self.turns.filter(|_| left.turns == Some(0));
+        let tokens = self.tokens.filter(|_| left.tokens == Some(0));
+        let limit = cost
+            .map(Limit::Cost)
+            .or_else(|| turns.map(Limit::Turns))
+            .or_else(|| tokens.map(Limit::Tokens))?;
+        Some(ask(limit, used))
     }
 
     /// What is asked instead of failing, if the failure is that a budget is used up.
     pub(super) fn question(self, failure: &Failure, used: Usage) -> Option<Escalation> {
         let limit = match failure.code.as_str() {
+            "budget.reached" if is_about_tokens(failure) => Limit::Tokens(self.tokens?),
             "agent.max_budget" | "budget.reached" => Limit::Cost(self.cost_usd?),
             "agent.max_turns" => Limit::Turns(self.turns?),
             _ => return None,
@@ -132,6 +138,17 @@ fn ask(limit: Limit, used: Usage) -> Escalation {
         Limit::Turns(limit) => (
             format!("{limit} turns (it has used {})", used.turns),
             format!("raise to {} turns", limit.max(used.turns).saturating_mul(2)),
+        ),
+        Limit::Tokens(limit) => (
+            format!(
+                "{} tokens (it has used {})",
+                grouped(limit),
+                grouped(used.tokens())
+            ),
+            format!(
+                "raise to {} tokens",
+                grouped(limit.max(used.tokens()).saturating_mul(2))
+            ),
         ),
     };
     Escalation {
@@ -156,6 +173,8 @@ fn asked(question: &Escalation) -> Option<Limit> {
     let raised = raise.strip_prefix("raise to ")?;
     Some(if raised.starts_with('$') {
         Limit::Cost(proposed)
+    } else if raised.ends_with("tokens") {
+        Limit::Tokens(whole_tokens(proposed))
     } else {
         Limit::Turns(whole(proposed))
     })
@@ -176,6 +195,52 @@ fn number(text: &str) -> Option<f64> {
         .collect();
     let wanted: f64 = digits.trim_end_matches('.').parse().ok()?;
     wanted.is_finite().then_some(wanted)
+}
+
+/// What stands behind the first number, if it multiplies: `2M` or `500 k`.
+fn factor(text: &str) -> f64 {
+    let rest = text.trim_start_matches(|c: char| !c.is_ascii_digit());
+    let rest = rest.trim_start_matches(|c: char| c.is_ascii_digit() || matches!(c, '.' | ','));
+    let mut letters = rest.trim_start().chars();
+    let unit = letters.next().map(|c| c.to_ascii_lowercase());
+    let alone = letters.next().is_none_or(|c| !c.is_alphanumeric());
+    match unit {
+        _ if rest.trim_start().to_ascii_lowercase().starts_with("million") => 1e6,
+        Some('k') if alone => 1e3,
+        Some('m') if alone => 1e6,
+        _ => 1.0,
+    }
+}
+
+/// With commas, as people read large numbers.
+pub(super) fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// Which budget the gateway refused for; it says so itself.
+fn is_about_tokens(failure: &Failure) -> bool {
+    failure.cause.split_once(BUDGET_REACHED).is_some_and(|(_, rest)| {
+        rest.split(':')
+            .next()
+            .is_some_and(|limit| limit.ends_with("tokens"))
+    })
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "it is limited to what a plan may say"
+)]
+fn whole_tokens(number: f64) -> u64 {
+    number.clamp(0.0, 1e12) as u64
 }
 
 #[expect(
@@ -199,6 +264,7 @@ mod tests {
         wall: None,
         turns: Some(100),
         cost_usd: Some(10.0),
+        tokens: Some(2_000_000),
         memory: None,
         cpus: None,
         attempts: None,
@@ -237,6 +303,7 @@ mod tests {
         Decision::Work(Budget {
             cost_usd: Some(cost_usd),
             turns: Some(turns),
+            tokens: Some(2_000_000),
         })
     }
 
@@ -255,6 +322,48 @@ mod tests {
             budget.question(&Failure::new("agent.crashed", "x", "x"), used(99.0, 999)),
             None
         );
+    }
+
+    #[test]
+    fn tokens_are_a_budget_too() {
+        let Decision::Work(budget) = Decision::of(&LIMITS, &[], &[]) else {
+            panic!("nobody has decided anything");
+        };
+        let used = Usage {
+            input_tokens: 100_000,
+            output_tokens: 50_000,
+            cache_read_tokens: 1_800_000,
+            cache_write_tokens: 50_000,
+            ..Usage::default()
+        };
+        let question = budget.exhausted(used).unwrap();
+        assert!(
+            question
+                .question
+                .contains("2,000,000 tokens (it has used 2,000,000)"),
+            "{question:?}"
+        );
+        assert_eq!(question.options[0], "raise to 4,000,000 tokens");
+        let cause = format!("fabrica: {BUDGET_REACHED} of 2,000,000 tokens: it has used 2,000,000");
+        let failure = Failure::new("budget.reached", cause, "x");
+        assert_eq!(budget.question(&failure, used).as_ref(), Some(&question));
+        for (answer, tokens) in [
+            ("raise to 4,000,000 tokens", 4_000_000),
+            ("Raise", 4_000_000),
+            ("3M", 3_000_000),
+            ("raise to 2.5 million, please", 2_500_000),
+            ("2500 k", 2_500_000),
+            ("5", 2_000_000),
+            ("no idea", 2_000_000),
+        ] {
+            let questions = [answered(1, question.clone(), answer, Some("ada"))];
+            let Decision::Work(budget) = Decision::of(&LIMITS, &questions, &[]) else {
+                panic!("{answer}");
+            };
+            assert_eq!(budget.tokens, Some(tokens), "{answer}");
+        }
+        let questions = [answered(1, question, "stop", Some("ada"))];
+        assert_eq!(Decision::of(&LIMITS, &questions, &[]), Decision::Stop);
     }
 
     #[test]

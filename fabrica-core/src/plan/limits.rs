@@ -22,6 +22,10 @@ pub struct Limits {
     /// US dollars; more than 0, at most 100,000.
     #[serde(default, deserialize_with = "cost")]
     pub cost_usd: Option<f64>,
+    /// Tokens of the model over all attempts, those that are read from and written to its cache included; 1,000 to
+    /// 1,000,000,000,000.
+    #[serde(default, deserialize_with = "tokens")]
+    pub tokens: Option<u64>,
     /// Memory in bytes, written like `4GiB` or `512MB`; at least 16 MiB.
     #[serde(default, deserialize_with = "memory")]
     pub memory: Option<u64>,
@@ -66,6 +70,14 @@ fn memory<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::
 
 fn turns<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
     within(u32::deserialize(deserializer)?, &(1..=10_000), "for `turns`")
+}
+
+fn tokens<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    within(
+        u64::deserialize(deserializer)?,
+        &(1_000..=1_000_000_000_000),
+        "for `tokens`",
+    )
 }
 
 fn attempts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {

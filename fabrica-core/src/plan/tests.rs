@@ -36,7 +36,7 @@ fn every_key_is_read() {
          image: registry.example.com/acme/dev:1\n\
          setup: [\"cargo fetch\"]\n\
          verify: [\"cargo test\"]\n\
-         limits: { wall: 1h 30m, turns: 200, cost_usd: 10, memory: 4GiB, cpus: 2, attempts: 2, rounds: 5 }\n\
+         limits: { wall: 1h 30m, turns: 200, tokens: 5000000, cost_usd: 10, memory: 4GiB, cpus: 2, attempts: 2, rounds: 5 }\n\
          priority: -5\n\
          network: { allow: [\"packages.example.com\"] }\n\
          pull_request: { draft: true, labels: [agent], reviewers: [platform-team] }\n\
@@ -61,6 +61,7 @@ fn every_key_is_read() {
     assert_eq!(plan.limits.wall, Some(Duration::from_mins(90)));
     assert_eq!(plan.limits.memory, Some(4 * 1024 * 1024 * 1024));
     assert_eq!(plan.limits.cost_usd, Some(10.0));
+    assert_eq!(plan.limits.tokens, Some(5_000_000));
     assert_eq!(plan.limits.attempts, Some(2));
     assert_eq!(plan.limits.rounds, Some(5));
     assert_eq!(plan.priority, -5);
@@ -102,6 +103,7 @@ fn errors_name_place_key_and_remedy() {
         "---\nrepo: https://h.example/a/b\nlimits: { wall: 90 }\n---\nbody\n",
         "---\nrepo: https://h.example/a/b\nlimits: { wall: fortnight }\n---\nbody\n",
         "---\nrepo: https://h.example/a/b\nlimits: { turns: 0 }\n---\nbody\n",
+        "---\nrepo: https://h.example/a/b\nlimits: { tokens: 999 }\n---\nbody\n",
         "---\nrepo: https://h.example/a/b\nlimits: { memory: 1KiB }\n---\nbody\n",
         "---\nrepo: [1, 2]\n---\nbody\n",
         "---\nrepo: https://h.example/a/b\nagent: claud\n---\nbody\n",

@@ -111,7 +111,8 @@ impl Attempt {
     /// What people have decided about the session's budgets. Most have never asked, so most need not look.
     async fn decision(&self, plan: &Plan) -> Result<Decision, StoreError> {
         let claimed = &self.claimed;
-        let limited = plan.limits.cost_usd.is_some() || plan.limits.turns.is_some();
+        let limited =
+            plan.limits.cost_usd.is_some() || plan.limits.turns.is_some() || plan.limits.tokens.is_some();
         if !limited || claimed.session.attempt.get() == 1 {
             return Ok(Decision::of(&plan.limits, &[], &[]));
         }

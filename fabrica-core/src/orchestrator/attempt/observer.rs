@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::{broadcast, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::super::budget::Decision;
+use super::super::budget::{Budget, Decision};
 use super::super::inner::Inner;
 use super::super::lease::Lease;
 use super::super::outcome::{self, Outcome};
@@ -53,10 +53,10 @@ impl Observer {
     pub(super) fn new(attempt: &Attempt, plan: &Plan, decision: Decision) -> Self {
         let inner = attempt.inner.clone();
         let limit = match decision {
-            Decision::Work(budget) => budget.cost_usd,
-            Decision::Finish | Decision::Stop => None,
+            Decision::Work(budget) => budget,
+            Decision::Finish | Decision::Stop => Budget::default(),
         };
-        let before = attempt.claimed.session.usage.cost_usd;
+        let before = attempt.claimed.session.usage;
         let spending = Spending::new(inner.options.prices.clone(), limit, before);
         let (sink, ended) = AttemptSink::new(
             inner.clone(),
