@@ -339,6 +339,9 @@ impl Session {
                         checkout.branch
                     );
                     self.reporter.progress("rebase", message).await;
+                    self.stop
+                        .or(submodules.follow(self.remotely(git), checkout))
+                        .await?;
                 }
             }
             verified = match verify(commands, &self.job.verify).await? {

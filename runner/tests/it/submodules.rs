@@ -239,6 +239,37 @@ async fn a_newer_commit_that_its_repository_has_may_be_recorded() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn one_that_others_moved_meanwhile_is_moved_before_the_verification() {
+    let (mut sandbox, _) = sandbox("");
+    let bare = sandbox.submodule(1);
+    let output = git(
+        &bare,
+        &["commit-tree", "main^{tree}", "-p", "main", "-m", "Newer"],
+    );
+    let newer = String::from_utf8(output.stdout).unwrap().trim().to_owned();
+    let others = format!(
+        "git -C {submodule} update-ref refs/heads/main {newer}\n\
+         GIT_INDEX_FILE=../index; export GIT_INDEX_FILE; remote() {{ git -C {remote} -c user.name=O -c user.email=o@o \"$@\"; }}\n\
+         remote read-tree main; remote update-index --add --cacheinfo 160000,{newer},libs/one\n\
+         remote update-ref refs/heads/{BRANCH} $(remote commit-tree $(remote write-tree) -p main -m 'Move it')",
+        submodule = bare.display(),
+        remote = sandbox.remote().display(),
+    );
+    // Twice: what was fetched in the first round must not be taken for the agent's in the second.
+    sandbox.job.rounds = 2;
+    sandbox.job.verify = vec![format!(
+        "test \"$(git -C libs/one rev-parse HEAD)\" = {newer} && test \"$(wc -l <work)\" = 2"
+    )];
+    let script = format!("if [ -z \"$FABRICA_ANSWER\" ]; then ({others}\n); fi; echo x >>work");
+    sandbox.job.agent = fabrica_core::plan::Agent::Command(vec!["sh".into(), "-c".into(), script]);
+    let end = sandbox.run().await;
+    assert_eq!(end.completed().rounds, 2, "{:?}", end.progress());
+    assert_eq!(recorded(&sandbox, BRANCH, "libs/one"), newer);
+    assert!(told(&end, "Moved the submodule libs/one"), "{:?}", end.progress());
+    assert!(!told(&end, "is not pushed"), "{:?}", end.progress());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn one_that_cannot_be_had_is_a_failure_that_names_it() {
     let (mut sandbox, _) = sandbox("");
     sandbox.job.submodules[0] = "https://git.example.com/acme/two.git".into();

@@ -22,6 +22,34 @@ async fn a_plan_becomes_a_branch_and_its_messages_in_order() {
 }
 
 #[tokio::test]
+async fn the_runner_is_told_where_to_work_and_what_it_may_fetch() {
+    let script = |job: &Job| {
+        assert_eq!(job.path.as_deref(), Some("services/billing"));
+        assert_eq!(
+            job.repository.as_deref(),
+            Some("https://git.example.com/acme/app.git")
+        );
+        assert_eq!(
+            job.submodules,
+            [
+                "https://git.example.com/acme/one.git",
+                "https://git.example.com/acme/two.git"
+            ],
+            "in the plan's order, by which the gateway numbers them"
+        );
+        Script::completes(job)
+    };
+    let rig = Rig::new(script);
+    let ended = rig
+        .run(
+            "---\nrepo: git@git.example.com:acme/app.git\npath: services/billing/\n\
+             submodules: [\"https://git.example.com/acme/one.git\", \"git@git.example.com:acme/two.git\"]\n---\n# Say hello\n",
+        )
+        .await;
+    assert_eq!(ended.status(), SessionStatus::Completed);
+}
+
+#[tokio::test]
 async fn the_pull_request_is_opened_and_stored_before_the_session_is_completed() {
     let mut forge = MockForge::new();
     forge.expect_publish().times(1).returning(|wanted| {

@@ -11,8 +11,12 @@ use crate::repository::{Checkout, Git, Remotely, args};
 impl Submodules {
     /// The paths that Fabrica commits nothing of by itself.
     pub(crate) fn paths(&self) -> impl Iterator<Item = &str> {
-        let outermost = self.checked_out.iter().filter(|submodule| submodule.outermost);
-        outermost.map(|submodule| submodule.path.as_str())
+        self.outermost().map(|submodule| submodule.path.as_str())
+    }
+
+    /// Those of the plan's repository itself.
+    fn outermost(&self) -> impl Iterator<Item = &Submodule> {
+        self.checked_out.iter().filter(|submodule| submodule.outermost)
     }
 
     /// Tells what the agent changed in submodules: that stays in the sandbox, and ends with it.
@@ -57,7 +61,7 @@ impl Submodules {
         checkout: &Checkout,
     ) -> Result<Option<Dangling>, Failure> {
         let git = remotely.git;
-        for submodule in self.checked_out.iter().filter(|submodule| submodule.outermost) {
+        for submodule in self.outermost() {
             let commit = recorded(git, checkout, &submodule.path).await?;
             let Some(commit) = commit.filter(|commit| *commit != submodule.commit) else {
                 continue;
@@ -94,11 +98,48 @@ impl Submodule {
             "fetch",
             "--quiet",
             "--no-tags",
-            "--no-write-fetch-head"
+            "--no-write-fetch-head",
+            git.submodule_url(self.number),
+            format!("+{commit}:refs/fabrica/{commit}")
         );
-        fetch.arg(git.submodule_url(self.number)).arg(commit);
         fetch.envs(git.credential(token));
         git.succeeds(fetch).await
+    }
+}
+
+impl Submodules {
+    /// Brings submodules that the agent left alone to where the work has them now that others' is below it: what is verified
+    /// is what is pushed.
+    pub(crate) async fn follow(&self, remotely: Remotely<'_>, checkout: &Checkout) -> Result<(), Failure> {
+        let Remotely { git, reporter, .. } = remotely;
+        for submodule in self.outermost() {
+            let inside = || git.inside(&submodule.directory);
+            let Some(commit) = recorded(git, checkout, &submodule.path).await? else {
+                continue;
+            };
+            let head = git
+                .run(args!(inside(), "rev-parse", "--verify", "--quiet", "HEAD"))
+                .await?;
+            let (head, path) = (head.stdout.trim(), &submodule.path);
+            if head == commit {
+                continue;
+            }
+            let status = args!(inside(), "status", "--porcelain", "--ignore-submodules=all");
+            let untouched =
+                head == submodule.commit && git.answer(status).await.is_ok_and(|status| status.is_empty());
+            let moved = untouched && submodule.published(remotely, &commit).await? && {
+                let switch = args!(inside(), "checkout", "--quiet", "--detach", &commit);
+                git.succeeds(switch).await?
+            };
+            let short = commit.get(..10).unwrap_or(&commit);
+            let message = if moved {
+                format!("Moved the submodule {path} to {short}, where others have it")
+            } else {
+                format!("The submodule {path} stays as the agent left it, though the work has it at {short}")
+            };
+            reporter.progress("rebase", message).await;
+        }
+        Ok(())
     }
 }
 
