@@ -39,6 +39,7 @@
 //! | `PUT`, `GET /session/artifacts/{name}` | runner | a file of the session's |
 //! | `POST /model/v1/messages`, `…/count_tokens` | agent | the model API |
 //! | `/git/repository.git`, fetching | either | the plan's repository |
+//! | `/git/submodules/1.git` and so on, fetching | either | the plan's submodules; pushes are refused |
 //! | `/git/repository.git`, pushing | runner | the session's branch and `refs/fabrica/<session id>/…` |
 //!
 //! A token is shown as a bearer, as `x-api-key`, or as the password of Basic authentication. Every refusal names its

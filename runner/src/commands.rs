@@ -16,7 +16,7 @@ use crate::asking::{QUESTIONS_VARIABLE, Setup};
 use crate::environment::Environment;
 use crate::process::{OutputLine, Process, Processes, describe, pump, unless_quiet};
 use crate::report::Reporter;
-use crate::repository::Git;
+use crate::repository::{Git, SKIP_SMUDGE};
 use crate::stop::Stop;
 use crate::text::{Tail, lossy};
 
@@ -74,6 +74,7 @@ impl Commands {
         set(QUESTIONS_VARIABLE, asking.questions().directory().as_os_str());
         set("LANG", "C.UTF-8".as_ref());
         set("GIT_TERMINAL_PROMPT", "0".as_ref());
+        set(SKIP_SMUDGE.0, SKIP_SMUDGE.1.as_ref());
         set("FABRICA_SESSION", job.session.to_string().as_ref());
         set("FABRICA_TASK", task.as_os_str());
         for (name, value) in git.credential(&environment.agent_token) {

@@ -22,7 +22,8 @@ use crate::process::Processes;
 use crate::report::Reporter;
 use crate::repository::{
     Checkout, Git, Pusher, Rejoined, Remotely, Submodules, Work, check_out, clone, commit_leftovers,
-    has_changes, inspect, preflight, rejoin, still_there, template, template_path, working_directory,
+    has_changes, inspect, preflight, rejoin, still_there, tell_large_files, template, template_path,
+    working_directory,
 };
 use crate::stop::{Reason, Stop};
 use crate::transcript;
@@ -168,6 +169,7 @@ impl Session {
             Some(checkpoint) => restore(remotely, &checkout, checkpoint).await?,
             None => None,
         };
+        tell_large_files(remotely, &checkout).await;
         let submodules = check_out(remotely, &checkout).await?;
         let directory = working_directory(&directory, self.job.path.as_deref())?;
         Ok(Prepared {

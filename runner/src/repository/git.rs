@@ -10,6 +10,7 @@ use fabrica_core::protocol::Identity;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::{ChildStdin, Command};
 
+use super::large_files::SKIP_SMUDGE;
 use crate::environment::Token;
 use crate::process::{Process, Processes};
 use crate::text::lossy;
@@ -126,6 +127,7 @@ impl Git {
             .env("GIT_NO_REPLACE_OBJECTS", "1")
             .env("GIT_NO_LAZY_FETCH", "1")
             .env("GIT_EDITOR", ":")
+            .env(SKIP_SMUDGE.0, SKIP_SMUDGE.1)
             .current_dir(directory)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

@@ -2,6 +2,7 @@
 
 mod checkout;
 mod git;
+mod large_files;
 mod leftovers;
 mod preflight;
 mod push;
@@ -12,6 +13,7 @@ mod working_directory;
 
 pub(crate) use checkout::{Checkout, Remotely, clone, meet};
 pub(crate) use git::{Git, args, git_failed, identify};
+pub(crate) use large_files::{SKIP_SMUDGE, tell_large_files};
 pub(crate) use leftovers::{Work, commit_leftovers, has_changes, inspect};
 pub(crate) use preflight::{preflight, refused};
 pub(crate) use push::{Pusher, shallow};
