@@ -68,7 +68,7 @@ pub(crate) async fn settle(world: &World, tally: &Tally) -> Result<Vec<SessionRo
 }
 
 /// What one session's rows say about one another.
-async fn rows(world: &World, tally: &Tally, session: &SessionRow) -> Result<()> {
+pub(crate) async fn rows(world: &World, tally: &Tally, session: &SessionRow) -> Result<()> {
     let id = session.id;
     let messages = world.database.messages(id).await?;
     let gapless = messages
@@ -136,7 +136,7 @@ async fn rows(world: &World, tally: &Tally, session: &SessionRow) -> Result<()> 
 }
 
 /// Every numbered line once and in order: all of them from an attempt that succeeded, a beginning from any other.
-async fn output(world: &World, tally: &Tally, session: &SessionRow) -> Result<()> {
+pub(crate) async fn output(world: &World, tally: &Tally, session: &SessionRow) -> Result<()> {
     let Some(expected) = world.expected(session.id) else {
         return Ok(());
     };

@@ -57,6 +57,17 @@ impl Suite {
         time.mul_f64(self.noise.now())
     }
 
+    /// Notes an installation whose containers on that engine have to be removed in the end.
+    pub(crate) fn note_installation(&self, engine: &Arc<Engine>, owner: &str) {
+        let mut installations = self.installations.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = installations
+            .iter()
+            .any(|(other, known)| Arc::ptr_eq(other, engine) && known == owner);
+        if !known {
+            installations.push((engine.clone(), owner.to_owned()));
+        }
+    }
+
     /// Removes what worlds that were given up in the middle left behind.
     pub(crate) async fn clean_up(&self) -> Result<()> {
         let installations =
@@ -98,6 +109,8 @@ pub(crate) struct Expected {
 /// A few replicas and all that they need.
 #[derive(Debug)]
 pub(crate) struct World {
+    /// Of its database.
+    pub(crate) name: String,
     pub(crate) engine: Arc<Engine>,
     pub(crate) database: Database,
     pub(crate) host: CodeHost,
@@ -161,6 +174,7 @@ impl World {
         let replicas = replicas.into_iter().map(tokio::sync::Mutex::new).collect();
         let strangers = strangers(&making.engine, making.name).await?;
         Ok(Self {
+            name: database,
             engine: making.engine,
             database: Database(pool),
             host,
@@ -184,13 +198,15 @@ impl World {
         for place in 0..world.replicas.len() {
             world.start(place).await?;
         }
-        let installation = (world.engine.clone(), world.owner().await?.to_owned());
-        suite
-            .installations
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(installation);
+        world.register(suite).await?;
         Ok(world)
+    }
+
+    /// Notes what has to be removed in the end. A replica runs.
+    pub(crate) async fn register(&self, suite: &Suite) -> Result<&str> {
+        let owner = self.owner().await?;
+        suite.note_installation(&self.engine, owner);
+        Ok(owner)
     }
 
     pub(crate) const fn size(&self) -> usize {

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
-use super::making;
+use super::{late, making};
 use crate::agent::Agent;
 use crate::dice::Dice;
 use crate::engine::{Engine, Kind};
@@ -23,7 +23,20 @@ pub(super) async fn test(suite: &Suite, tally: &Tally) -> Result<()> {
         tally.note("leases are 4 s instead of 15 s in the short form");
     }
     let [docker, podman] = suite.engines();
-    let (first, second) = tokio::join!(freeze(suite, tally, docker), freeze(suite, tally, podman));
+    let (first, second) = tokio::join!(
+        freeze(suite, tally, docker.clone()),
+        freeze(suite, tally, podman.clone())
+    );
+    first.and(second)?;
+    let (first, second) = tokio::join!(
+        late::before_the_start(suite, tally, docker.clone()),
+        late::before_the_start(suite, tally, podman.clone())
+    );
+    first.and(second)?;
+    let (first, second) = tokio::join!(
+        late::on_another_machine(suite, tally, (docker.clone(), podman.clone())),
+        late::on_another_machine(suite, tally, (podman, docker))
+    );
     first.and(second)
 }
 

@@ -8,6 +8,7 @@ mod disk_full;
 mod drained;
 mod engine_dies;
 mod fenced;
+mod late;
 mod one_start;
 mod orphans;
 mod output;
