@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, bail};
+use fabrica_core::ids::{AttemptNumber, Fence, LeaseNumber, SessionId};
 use serde_json::Value;
 use sqlx::PgPool;
 use sqlx::{AssertSqlSafe, Row as _};
@@ -119,6 +120,20 @@ impl Database {
                 .fetch_optional(&self.0)
         })
         .await
+    }
+
+    /// Under which lease a session's attempt runs.
+    pub(crate) async fn fence(&self, id: Uuid) -> Result<Fence> {
+        let (attempt, lease): (i32, i64) =
+            sqlx::query_as("select attempt, lease from sessions where id = $1")
+                .bind(id)
+                .fetch_one(&self.0)
+                .await?;
+        Ok(Fence {
+            session: SessionId::from_uuid(id),
+            attempt: AttemptNumber::new(attempt.unsigned_abs()),
+            lease: LeaseNumber::new(lease.unsigned_abs()),
+        })
     }
 
     pub(crate) async fn messages(&self, id: Uuid) -> Result<Vec<MessageRow>> {

@@ -1,7 +1,7 @@
 //! A line to the database that is cut in the worst moment: after a statement went out, before its answer comes back.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -19,6 +19,8 @@ pub(crate) struct Proxy {
     cuts: Arc<AtomicU64>,
     /// One message in so many is the last one of its connection; 0 cuts nothing.
     rarity: Arc<AtomicU64>,
+    /// Nothing gets through.
+    severed: Arc<AtomicBool>,
     _end: DropGuard,
 }
 
@@ -30,13 +32,15 @@ impl Proxy {
         let (cuts, rarity) = (Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default());
         let end = CancellationToken::new();
         let guard = end.clone().drop_guard();
-        let (counted, rare) = (cuts.clone(), rarity.clone());
+        let severed = Arc::<AtomicBool>::default();
+        let (counted, rare, cut) = (cuts.clone(), rarity.clone(), severed.clone());
         tokio::spawn(async move {
             while let Some(Ok((inside, _))) = end.run_until_cancelled(listener.accept()).await {
                 let line = Line {
                     dice: Dice::new(dice.next(), "line"),
                     cuts: counted.clone(),
                     rarity: rare.clone(),
+                    severed: cut.clone(),
                 };
                 let end = end.clone();
                 tokio::spawn(async move { end.run_until_cancelled(line.lead(inside, target)).await });
@@ -46,6 +50,7 @@ impl Proxy {
             port,
             cuts,
             rarity,
+            severed,
             _end: guard,
         })
     }
@@ -59,6 +64,11 @@ impl Proxy {
         self.cuts.load(Ordering::Relaxed)
     }
 
+    /// Lets nothing through any more, or everything again.
+    pub(crate) fn sever(&self, severed: bool) {
+        self.severed.store(severed, Ordering::SeqCst);
+    }
+
     pub(crate) fn cut_one_in(&self, messages: u64) {
         self.rarity.store(messages, Ordering::Relaxed);
     }
@@ -68,6 +78,7 @@ struct Line {
     dice: Dice,
     cuts: Arc<AtomicU64>,
     rarity: Arc<AtomicU64>,
+    severed: Arc<AtomicBool>,
 }
 
 impl Line {
@@ -80,6 +91,9 @@ impl Line {
             tokio::select! {
                 read = inside.read(&mut question) => match read {
                     Ok(length) if length > 0 => {
+                        if self.severed.load(Ordering::SeqCst) {
+                            return;
+                        }
                         let text = &question[..length];
                         let last = self.is_last(text);
                         if last == Some(When::Before) || outside.write_all(text).await.is_err() {
@@ -95,7 +109,8 @@ impl Line {
                 },
                 read = outside.read(&mut answer) => match read {
                     Ok(length) if length > 0 => {
-                        if inside.write_all(&answer[..length]).await.is_err() {
+                        if self.severed.load(Ordering::SeqCst)
+                            || inside.write_all(&answer[..length]).await.is_err() {
                             return;
                         }
                     }

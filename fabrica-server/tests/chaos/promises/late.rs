@@ -6,6 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use fabrica_core::clock::{IdSource, SystemClock, SystemEntropy};
+use fabrica_core::ids::Fence;
+use fabrica_core::message::{MessageContent, MessageKind, NewMessage};
+use fabrica_core::ports::Store;
+use fabrica_core::ports::store::{AttemptEnd, EventRecord, NewArtifact, StoreError};
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
@@ -15,10 +20,11 @@ use crate::cluster::Cluster;
 use crate::dice::Dice;
 use crate::engine::{Engine, Kind};
 use crate::oracle::{self, told};
+use crate::proxy::Proxy;
 use crate::replica::{Replica, Surroundings};
 use crate::report::Tally;
 use crate::surroundings::surroundings;
-use crate::world::{Suite, World};
+use crate::world::{Making, Suite, World};
 
 const SESSIONS: usize = 3;
 /// Within which a session of a frozen owner runs elsewhere: its lease, and what three starts one after the other take.
@@ -79,7 +85,16 @@ pub(super) async fn before_the_start(suite: &Suite, tally: &Tally, engine: Arc<E
     world.end().await
 }
 
-/// An owner is frozen while its sandboxes work. Another machine, which has no way to them, starts over; then the first one
+/// How a machine is away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Away {
+    /// It stands still.
+    Frozen,
+    /// It has no way to the database, and all others: its sandboxes are answered.
+    CutOff,
+}
+
+/// An owner is away while its sandboxes work. Another machine, which has no way to them, starts over; then the first one
 /// comes back, and its sandboxes are done.
 pub(super) async fn on_another_machine(
     suite: &Suite,
@@ -91,10 +106,17 @@ pub(super) async fn on_another_machine(
         Kind::RootlessPodman => "machines-podman",
     };
     let settings = [("FABRICA_LEASE", "4s"), ("FABRICA_POLL", "1s")];
-    let world = World::make(suite, making(suite, name, first, 1, &settings)).await?;
     let mut dice = Dice::new(suite.seed, name);
+    let line = Proxy::start(suite.cluster.port(), dice.clone()).await?;
+    let making = Making {
+        database_port: Some(line.port()),
+        ..making(suite, name, first, 1, &settings)
+    };
+    let world = World::make(suite, making).await?;
+    let store = fabrica_store::connect(&Cluster::url(&world.name, suite.cluster.port())).await?;
     let mut ids = Vec::new();
-    for round in 0..suite.of(1, 4) {
+    for round in 0..suite.of(2, 6) {
+        let away = [Away::CutOff, Away::Frozen][round % 2];
         world.start(0).await?;
         let owner = world.register(suite).await?;
         suite.note_installation(&second, owner);
@@ -103,8 +125,15 @@ pub(super) async fn on_another_machine(
         for id in &new {
             world.wrote(*id, 1, Duration::from_mins(1)).await?;
         }
-        world.replica(0).await.freeze()?;
-        tally.fault("SIGSTOP of a machine");
+        let mut fences = Vec::new();
+        for id in &new {
+            fences.push(world.database.fence(*id).await?);
+        }
+        match away {
+            Away::Frozen => world.replica(0).await.freeze()?,
+            Away::CutOff => line.sever(true),
+        }
+        tally.fault(&format!("a machine is {away:?}"));
         let mut other = beside(suite, &world, (name, round), &second, &settings)?;
         other.spawn()?;
         other.ready(&world.client).await?;
@@ -116,8 +145,14 @@ pub(super) async fn on_another_machine(
                 runs(&second, &row.container(), suite.promised(TAKEOVER)).await?;
             }
         }
-        world.replica(0).await.thaw()?;
-        tally.fault("SIGCONT of a machine whose sandboxes are done");
+        for fence in fences {
+            refused(&*store, tally, fence).await?;
+        }
+        match away {
+            Away::Frozen => world.replica(0).await.thaw()?,
+            Away::CutOff => line.sever(false),
+        }
+        tally.fault("a machine comes back whose sandboxes are done");
         oracle::settle(&world, tally).await?;
         clean(&world, tally, &new).await?;
         tally.check(!other.has_died(), || "the other machine's replica ended".into());
@@ -129,6 +164,53 @@ pub(super) async fn on_another_machine(
         judge(&world, tally, &second, id).await?;
     }
     world.end().await
+}
+
+/// Writes what an owner would that never looks at its lease: none of it may get in.
+async fn refused(store: &dyn Store, tally: &Tally, fence: Fence) -> Result<()> {
+    let ids = IdSource::new(&SystemClock, &SystemEntropy);
+    let message = || NewMessage {
+        id: ids.message(),
+        kind: MessageKind::Progress,
+        content: MessageContent::text("Written by an owner that is none"),
+    };
+    let known = store.session_states(&[fence.session]).await?;
+    let mut outcomes = vec![
+        ("a message", store.add_messages(fence, vec![message()]).await),
+        (
+            "an artifact",
+            store
+                .store_artifact(
+                    fence,
+                    NewArtifact {
+                        id: ids.artifact(),
+                        name: "late".into(),
+                        content: vec![1],
+                    },
+                )
+                .await,
+        ),
+    ];
+    for event in 1..=64 {
+        let record = EventRecord {
+            event,
+            messages: vec![message()],
+            ..EventRecord::default()
+        };
+        let recorded = store.record(fence, vec![record]).await.map(drop);
+        outcomes.push(("an event", recorded));
+    }
+    let ended = store
+        .finish_attempt(fence, AttemptEnd::Cancelled, vec![message()])
+        .await;
+    outcomes.push(("an end", ended.map(drop)));
+    for (what, outcome) in outcomes {
+        tally.check(matches!(outcome, Err(StoreError::Fenced(_))), || {
+            format!("{what} of {fence} under a lost lease: {outcome:?}, while {known:?}")
+        });
+    }
+    tally.fault("writes under a lost lease");
+    Ok(())
 }
 
 async fn submit(world: &World, dice: &mut Dice, lines: u32) -> Result<Vec<Uuid>> {
