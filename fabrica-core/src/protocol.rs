@@ -36,6 +36,8 @@ pub const CODE_HEADER: &str = "x-fabrica-code";
 
 /// What the gateway says to the agent once the session's budget is used up: its words come back in the agent's failure.
 pub const BUDGET_REACHED: &str = "the session has used up its budget";
+/// The code under which the gateway refuses a model of unknown price to a session whose dollars are limited.
+pub const PRICE_UNKNOWN: &str = "budget.price_unknown";
 /// The words with which the gateway tells an agent that the model's provider answers nobody for long. After them stands
 /// until when, as RFC 3339 in UTC with a `Z` at the end.
 pub const USAGE_LIMIT: &str = "the model's usage limit is reached until ";
@@ -108,8 +110,8 @@ pub struct Job {
     /// stopped.
     #[serde(default)]
     pub checkpoint_seconds: Option<u64>,
-    /// How many seconds the runner waits before it lets the agent ask a model again that is overloaded or limits the rate. It
-    /// doubles every time, up to two minutes.
+    /// How many seconds the runner waits before it lets the agent ask a model again that is overloaded or limits the rate, at
+    /// least one. It doubles every time, up to two minutes.
     #[serde(default = "model_pause_seconds")]
     pub model_pause_seconds: u64,
     /// What the attempt goes on with; `None` begins from the base.

@@ -109,8 +109,11 @@ impl Session {
             return failed(Reason::Fenced.failure(), None);
         }
         let told = prepared.submodules.tell_changes(git, checkout, &self.reporter);
-        // Without it nothing fails.
-        let _ = timeout(TELLING, told).await;
+        if timeout(TELLING, told).await.is_err() {
+            let message =
+                "What the agent changed in submodules could not be found out in time; none of it is pushed";
+            self.reporter.progress("submodules", message).await;
+        }
         match worked {
             Ok(Worked::Done(done)) => match self.within_limits(self.publish(git, checkout)).await {
                 Ok(pushed) => {

@@ -241,8 +241,8 @@ pub(super) fn resume(claimed: &Claimed, plan: &Plan, notes: &[Note]) -> Option<R
 }
 
 const LOST_PROMPT: &str = "You were interrupted, and the sandbox that you worked in is gone. You are in a new one: the \
-     repository is as it was at the last checkpoint, at most a few minutes before, and whatever ran is gone. Look at `git status` and `git log`, and go on with \
-     the task.";
+     repository is as it was at the last checkpoint, at most a few minutes before, and whatever ran is gone. Look at `git \
+     status` and `git log`, and go on with the task.";
 
 const BUDGET_PROMPT: &str = "You were stopped because the budget for this task was used up. It was raised. You are in a new \
      sandbox; the repository is as you left it. Go on with the task.";

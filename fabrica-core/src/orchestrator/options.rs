@@ -53,8 +53,8 @@ pub struct Options {
     pub attempts: u32,
     /// The pause before a lost attempt is repeated; it doubles with every further one, up to five minutes.
     pub retry_delay: Duration,
-    /// How long an agent pauses before it asks a model again that is overloaded or limits the rate; it doubles every time, up
-    /// to two minutes.
+    /// How long an agent pauses before it asks a model again that is overloaded or limits the rate, in whole seconds and at
+    /// least one; it doubles every time, up to two minutes.
     pub model_pause: Duration,
     /// Where people reach this Fabrica, such as `https://fabrica.example.com`: pull requests link to their session there.
     pub public_url: Option<String>,

@@ -76,7 +76,7 @@ pub(super) fn job(
         committer: options.committer.clone(),
         depth: options.clone_depth,
         checkpoint_seconds: options.checkpoint.map(|interval| interval.as_secs().max(1)),
-        model_pause_seconds: options.model_pause.as_secs(),
+        model_pause_seconds: options.model_pause.as_secs().max(1),
         resume: asking::resume(claimed, plan, notes),
         heard: notes.last().map_or(0, |note| note.number),
     }

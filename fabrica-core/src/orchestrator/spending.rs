@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::budget::{Budget, grouped};
 use crate::ports::gateway::{ModelRefusal, ModelUse};
 use crate::pricing::PriceList;
-use crate::protocol::{BUDGET_REACHED, Usage};
+use crate::protocol::{BUDGET_REACHED, PRICE_UNKNOWN, Usage};
 
 /// From which part of the budget on people are told.
 const NEARLY: f64 = 0.8;
@@ -64,7 +64,7 @@ impl Spending {
         let unknown = self.prices.price(model).is_none().then(|| model.to_owned());
         if let Some(model) = unpriced.or(unknown) {
             return Err(ModelRefusal {
-                code: "budget.price_unknown",
+                code: PRICE_UNKNOWN,
                 detail: format!(
                     "the plan has a budget in US dollars, and nobody knows the price of the model {model:?}: name it in the \
                      file of --prices, or use `limits.tokens` or `limits.turns` instead of `limits.cost_usd`"

@@ -75,7 +75,15 @@ async fn forward(
         .await
     {
         Ok(answer) if may_tell(answer.status()) => refused(session, answer).await,
-        Ok(answer) => pass_back(session, answer, body),
+        Ok(answer) => {
+            let (status, headers) = (answer.status(), answer.headers().clone());
+            let body = if status.is_success() {
+                body(answer)
+            } else {
+                plain(session, answer)
+            };
+            pass_back(session, status, &headers, body)
+        }
         Err(error) => {
             let cause = root_cause(&error);
             tracing::warn!(session = %session.fence, cause, "the model API cannot be reached");
@@ -136,28 +144,17 @@ async fn refused(session: &Session, answer: reqwest::Response) -> Response {
         return Refusal::new(StatusCode::TOO_MANY_REQUESTS, "model.usage_limit", detail)
             .into_model_error(true);
     }
-    tracing::info!(session = %session.fence, status = status.as_u16(), "the model API refused a request");
-    let mut response = Response::new(Body::from_stream(until_ended(read.into_body(), &session.ended)));
-    *response.status_mut() = status;
-    *response.headers_mut() = passing(&headers, from_model);
-    response
+    let body = Body::from_stream(until_ended(read.into_body(), &session.ended));
+    pass_back(session, status, &headers, body)
 }
 
-fn pass_back(
-    session: &Session,
-    answer: reqwest::Response,
-    body: impl FnOnce(reqwest::Response) -> Body,
-) -> Response {
-    let status = answer.status();
-    let headers = passing(answer.headers(), from_model);
-    let mut response = Response::new(if status.is_success() {
-        body(answer)
-    } else {
+fn pass_back(session: &Session, status: StatusCode, headers: &HeaderMap, body: Body) -> Response {
+    if !status.is_success() {
         tracing::info!(session = %session.fence, status = status.as_u16(), "the model API refused a request");
-        plain(session, answer)
-    });
+    }
+    let mut response = Response::new(body);
     *response.status_mut() = status;
-    *response.headers_mut() = headers;
+    *response.headers_mut() = passing(headers, from_model);
     if status == StatusCode::UNAUTHORIZED {
         // The credential is ours and stays wrong until somebody changes it: without this header the agent tries again
         // for minutes, in silence.

@@ -3,7 +3,7 @@
 use std::process::ExitStatus;
 
 use fabrica_core::failure::Failure;
-use fabrica_core::protocol::{BUDGET_REACHED, USAGE_LIMIT};
+use fabrica_core::protocol::{BUDGET_REACHED, PRICE_UNKNOWN, USAGE_LIMIT};
 use serde_json::{Map, Value};
 
 use super::stream::{number, text};
@@ -73,6 +73,11 @@ fn of_status(status: u64, words: String) -> Failure {
             words,
             "Raise `limits.cost_usd` in the plan, or split the task. What was committed is on the branch.",
         ),
+        403 if words.contains(PRICE_UNKNOWN) => Failure::new(
+            PRICE_UNKNOWN,
+            words,
+            "Name the model's price in the file of `--prices`, or limit `tokens` or `turns` instead of `cost_usd` in the plan.",
+        ),
         401 => Failure::new(
             "model.unauthorized",
             words,
@@ -91,7 +96,7 @@ fn of_status(status: u64, words: String) -> Failure {
         429 if words.contains(USAGE_LIMIT) => Failure::new(
             "model.usage_limit",
             words,
-            "Nothing to do: the session waits for that time. With another key (set it and restart Fabrica) it would go on sooner.",
+            "The session waits for that time and goes on by itself; one that has failed of it can be run again then. With another key (set it and restart Fabrica) it goes on sooner.",
         )
         .retryable(),
         429 => Failure::new(

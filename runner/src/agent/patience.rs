@@ -10,6 +10,8 @@ use tokio::time::sleep;
 use super::{Start, Worked, claude, unprepared};
 use crate::agent::Claude;
 
+/// The shortest pause: whoever asks for none would ask without end.
+const SHORTEST: Duration = Duration::from_secs(1);
 /// The longest pause.
 const LONGEST: Duration = Duration::from_mins(2);
 
@@ -26,7 +28,7 @@ struct Pauses {
 
 impl Pauses {
     fn new(first: Duration) -> Self {
-        let first = first.min(LONGEST);
+        let first = first.clamp(SHORTEST, LONGEST);
         Self { first, next: first }
     }
 
@@ -106,6 +108,7 @@ mod tests {
             .map(|got_on| pauses.next(got_on).as_secs())
             .into();
         assert_eq!(seconds, [30, 60, 120, 120, 30, 60]);
+        assert_eq!(Pauses::new(Duration::ZERO).next(false), SHORTEST);
         let mut long = Pauses::new(Duration::from_hours(1));
         assert_eq!([long.next(false), long.next(true)], [LONGEST; 2]);
     }

@@ -210,6 +210,42 @@ async fn settle(events: Vec<RunnerEvent>) -> (SessionStatus, Message) {
     (status, messages.last().unwrap().clone())
 }
 
+/// Fabrica's own refusals come as the provider's would; each is told by its own words.
+#[test]
+fn what_the_gateway_refuses_is_not_blamed_on_the_key() {
+    for (status_code, words, code) in [
+        (
+            403,
+            "fabrica: nobody knows the price (budget.price_unknown)",
+            "budget.price_unknown",
+        ),
+        (
+            403,
+            "fabrica: the session has used up its budget of $1.00: it has used $1.01",
+            "budget.reached",
+        ),
+        (403, "Your key may not use this model", "model.forbidden"),
+        (
+            429,
+            "fabrica: the model's usage limit is reached until 2026-11-24T00:00:00Z: x",
+            "model.usage_limit",
+        ),
+        (429, "Slow down", "model.rate_limited"),
+    ] {
+        let mut stream = Stream::new(Path::new("/workspace"));
+        let result = json!({
+            "type": "result", "subtype": "success", "is_error": true, "terminal_reason": "api_error",
+            "api_error_status": status_code, "result": format!("API Error: {words}"),
+        });
+        stream.line(&Line {
+            bytes: result.to_string().into_bytes(),
+            cut: 0,
+        });
+        let failure = stream.outcome(status(1), vec![]).unwrap_err();
+        assert_eq!(failure.code, code, "{words}");
+    }
+}
+
 #[test]
 fn no_recorded_run_is_left_out() {
     let mut files: Vec<String> = std::fs::read_dir(directory())

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use fabrica_core::failure::Failure;
 
-use super::{Submodule, Submodules};
+use super::{Submodule, Submodules, has_commit};
 use crate::report::Reporter;
 use crate::repository::{Checkout, Git, Remotely, args};
 
@@ -22,25 +22,23 @@ impl Submodules {
     /// Tells what the agent changed in submodules: that stays in the sandbox, and ends with it.
     pub(crate) async fn tell_changes(&self, git: &Git, checkout: &Checkout, reporter: &Reporter) {
         for submodule in &self.checked_out {
-            let inside = || git.inside(&submodule.directory);
-            let status = args!(inside(), "status", "--porcelain", "--ignore-submodules=all");
-            let dirty = git
-                .answer(status)
-                .await
-                .map_or(0, |status| status.lines().count());
-            let commits = match unpublished(git, &submodule.directory, "HEAD").await {
-                Ok(commits) => commits.len(),
-                Err(_) => 0,
+            let dirty = uncommitted(git, &submodule.directory).await;
+            let commits = unpublished(git, &submodule.directory, "HEAD").await;
+            let changed = match (dirty, commits) {
+                (Ok(0), Ok(commits)) if commits.is_empty() => continue,
+                (Ok(dirty), Ok(commits)) => {
+                    format!("{} commits, {dirty} uncommitted files", commits.len())
+                }
+                (Err(failure), _) | (_, Err(failure)) => {
+                    format!("what that is cannot be told: {}", failure.cause)
+                }
             };
-            if dirty + commits > 0 {
-                let message = format!(
-                    "What the agent changed in the submodule {} ({commits} commits, {dirty} uncommitted files) is not \
-                     pushed and ends with the sandbox: Fabrica pushes the plan's repository only. Change it with a plan \
-                     for {}",
-                    submodule.path, submodule.url
-                );
-                reporter.progress("submodules", message).await;
-            }
+            let message = format!(
+                "What the agent changed in the submodule {} ({changed}) is not pushed and ends with the sandbox: Fabrica \
+                 pushes the plan's repository only. Change it with a plan for {}",
+                submodule.path, submodule.url
+            );
+            reporter.progress("submodules", message).await;
         }
         for path in &self.empty {
             let entries = std::fs::read_dir(checkout.directory.join(path));
@@ -83,13 +81,7 @@ impl Submodule {
     /// Whether its own repository has a commit.
     async fn published(&self, remotely: Remotely<'_>, commit: &str) -> Result<bool, Failure> {
         let Remotely { git, token, .. } = remotely;
-        let present = args!(
-            git.inside(&self.directory),
-            "cat-file",
-            "-e",
-            format!("{commit}^{{commit}}")
-        );
-        if git.succeeds(present).await? {
+        if has_commit(git, &self.directory, commit).await? {
             return Ok((unpublished(git, &self.directory, commit).await?).is_empty());
         }
         // Others may have recorded it meanwhile. Git asks only for what it does not have.
@@ -124,9 +116,10 @@ impl Submodules {
             if head == commit {
                 continue;
             }
-            let status = args!(inside(), "status", "--porcelain", "--ignore-submodules=all");
-            let untouched =
-                head == submodule.commit && git.answer(status).await.is_ok_and(|status| status.is_empty());
+            let untouched = head == submodule.commit
+                && uncommitted(git, &submodule.directory)
+                    .await
+                    .is_ok_and(|files| files == 0);
             let moved = untouched && submodule.published(remotely, &commit).await? && {
                 let switch = args!(inside(), "checkout", "--quiet", "--detach", &commit);
                 git.succeeds(switch).await?
@@ -157,6 +150,17 @@ async fn recorded(git: &Git, checkout: &Checkout, path: &str) -> Result<Option<S
     let line = git.answer(command).await?;
     let submodule = line.strip_prefix("160000 commit ");
     Ok(submodule.and_then(|rest| rest.split_ascii_whitespace().next().map(str::to_owned)))
+}
+
+/// How many files of a submodule are changed and not committed.
+async fn uncommitted(git: &Git, directory: &Path) -> Result<usize, Failure> {
+    let status = args!(
+        git.inside(directory),
+        "status",
+        "--porcelain",
+        "--ignore-submodules=all"
+    );
+    Ok(git.answer(status).await?.lines().count())
 }
 
 /// The commits of a submodule that its own repository does not have, as far as it was fetched.

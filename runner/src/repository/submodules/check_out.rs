@@ -8,7 +8,7 @@ use fabrica_core::failure::Failure;
 
 use super::address::{Address, look_up};
 use super::listing::{Entry, recorded};
-use super::{Submodule, Submodules};
+use super::{Submodule, Submodules, has_commit};
 use crate::gateway::Service;
 use crate::repository::{Checkout, Remotely, args, preflight};
 
@@ -103,11 +103,7 @@ async fn take(
         .await
         .map_err(|failure| of(path, failure))?;
     let git = remotely.git;
-    let has = |name: &str| {
-        let name = format!("{name}^{{commit}}");
-        args!(git.inside(&directory), "rev-parse", "--verify", "--quiet", name)
-    };
-    if !git.succeeds(has(&entry.commit)).await? {
+    if !has_commit(git, &directory, &entry.commit).await? {
         if job.resume.is_some() {
             empty(&directory).map_err(|error| unusable(path, &error))?;
             let why =
@@ -183,13 +179,7 @@ async fn fetch(
     // Only what an earlier try left: the place was empty before.
     let clear = || empty(directory).map_err(|error| unusable(url, &error));
     remotely.again_of(service, make, clear).await?;
-    let present = args!(
-        git.inside(directory),
-        "cat-file",
-        "-e",
-        format!("{}^{{commit}}", entry.commit)
-    );
-    if git.succeeds(present).await? {
+    if has_commit(git, directory, &entry.commit).await? {
         return Ok(());
     }
     // Further back than what was cloned, or not on any branch.

@@ -9,7 +9,11 @@ mod changes;
 mod check_out;
 mod listing;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use fabrica_core::failure::Failure;
+
+use super::{Git, args};
 
 pub(crate) use changes::Dangling;
 pub(crate) use check_out::check_out;
@@ -37,4 +41,11 @@ struct Submodule {
     commit: String,
     /// Whether it is one of the plan's repository itself.
     outermost: bool,
+}
+
+/// Whether a repository in the sandbox has a commit.
+async fn has_commit(git: &Git, directory: &Path, commit: &str) -> Result<bool, Failure> {
+    let name = format!("{commit}^{{commit}}");
+    git.succeeds(args!(git.inside(directory), "cat-file", "-e", name))
+        .await
 }
