@@ -218,6 +218,18 @@ async fn a_listener_gets_one_notice_for_each_message() {
             });
             assert_eq!(payload, expected);
         }
+        // Whatever others write as its type, the payload can be read.
+        let strange = "a \"quoted\"\\\ntype";
+        psql.execute(
+            sqlx::query("insert into messages (session_id, type, content) values ($1, $2, '{}')")
+                .bind(id.as_uuid())
+                .bind(strange),
+        )
+        .await
+        .unwrap();
+        let payload = listener.recv().await.unwrap();
+        let payload: serde_json::Value = serde_json::from_str(payload.payload()).unwrap();
+        assert_eq!(payload["type"], strange);
         let more = tokio::time::timeout(Duration::from_millis(200), listener.recv()).await;
         assert!(more.is_err(), "no more than one notice each: {more:?}");
     })
