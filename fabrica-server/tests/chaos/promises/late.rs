@@ -17,6 +17,7 @@ use uuid::Uuid;
 use super::making;
 use crate::agent::Agent;
 use crate::cluster::Cluster;
+use crate::database::SessionRow;
 use crate::dice::Dice;
 use crate::engine::{Engine, Kind};
 use crate::oracle::{self, told};
@@ -52,9 +53,9 @@ pub(super) async fn before_the_start(suite: &Suite, tally: &Tally, engine: Arc<E
         let ids = submit(&world, &mut dice, 30).await?;
         let last = ids[SESSIONS - 1];
         for id in &ids {
-            world
-                .until(*id, suite.promised(TAKEOVER), |row| row.status == "running")
-                .await?;
+            let claimed = |row: &SessionRow| row.status == "running";
+            let (row, claimed) = world.until(*id, suite.promised(TAKEOVER), claimed).await?;
+            tally.check(claimed, || format!("nobody claims it: {row:?}"));
         }
         world.replica(0).await.freeze()?;
         let row = world.database.session(last).await?.context("it is there")?;
@@ -123,7 +124,8 @@ pub(super) async fn on_another_machine(
         // Done while their owner is frozen.
         let new = submit(&world, &mut dice, 15).await?;
         for id in &new {
-            world.wrote(*id, 1, Duration::from_mins(1)).await?;
+            let wrote = world.wrote(*id, 1, Duration::from_mins(1)).await?;
+            tally.check(wrote, || format!("{id}: its agent has not begun to work"));
         }
         let mut fences = Vec::new();
         for id in &new {
@@ -138,11 +140,12 @@ pub(super) async fn on_another_machine(
         other.spawn()?;
         other.ready(&world.client).await?;
         for id in &new {
-            let again = |row: &crate::database::SessionRow| row.attempt == 2 && row.status == "running";
+            let again = |row: &SessionRow| row.attempt == 2 && row.status == "running";
             let (row, moved) = world.until(*id, suite.promised(TAKEOVER), again).await?;
             tally.check(moved, || format!("the other machine did not start over: {row:?}"));
             if let Some(row) = row {
-                runs(&second, &row.container(), suite.promised(TAKEOVER)).await?;
+                let runs = runs(&second, &row.container(), suite.promised(TAKEOVER)).await;
+                tally.check(runs, || format!("the other machine has no sandbox: {row:?}"));
             }
         }
         for fence in fences {
@@ -257,13 +260,16 @@ fn beside(
     Replica::new(1, &surroundings)
 }
 
-/// Waits until a container runs.
-async fn runs(engine: &Engine, container: &str, patience: Duration) -> Result<()> {
+/// Waits until a container runs; whether it does.
+async fn runs(engine: &Engine, container: &str, patience: Duration) -> bool {
     let deadline = Instant::now() + patience;
-    while engine.running_since(container).await.is_none() && Instant::now() < deadline {
+    while engine.running_since(container).await.is_none() {
+        if Instant::now() > deadline {
+            return false;
+        }
         sleep(Duration::from_millis(50)).await;
     }
-    Ok(())
+    true
 }
 
 /// The machine that came back finds out what is not its own any more, and removes it.
