@@ -1,11 +1,14 @@
 //! The one HTTP client that talks to the outside.
 
+use std::sync::Arc;
+
 use reqwest::redirect::Policy;
 use reqwest::{Method, RequestBuilder};
 use url::{Host, Url};
 
 use crate::error::SetupError;
 use crate::options::GatewayLimits;
+use crate::public::{Exceptions, PublicOnly, may_be_asked};
 
 /// The client, with and without the operator's proxy.
 #[derive(Debug, Clone)]
@@ -13,6 +16,9 @@ pub(crate) struct HttpClient {
     usual: reqwest::Client,
     /// No proxy leads to this machine itself.
     loopback: reqwest::Client,
+    /// For addresses that others name: it reaches public ones only.
+    public: reqwest::Client,
+    exceptions: Exceptions,
 }
 
 impl HttpClient {
@@ -26,6 +32,22 @@ impl HttpClient {
         let client = if local { &self.loopback } else { &self.usual };
         client.request(method, url)
     }
+
+    /// Begins a request to an address that a code host named. Nothing if that is in a private network, and the operator
+    /// lists it not as an exception.
+    pub(crate) fn request_named(&self, method: Method, url: Url) -> Option<RequestBuilder> {
+        if !may_be_asked(&url, &self.exceptions) {
+            return None;
+        }
+        let excepted = url
+            .host_str()
+            .is_some_and(|host| self.exceptions.contains(&host.to_ascii_lowercase()));
+        Some(if excepted {
+            self.request(method, url)
+        } else {
+            self.public.request(method, url)
+        })
+    }
 }
 
 /// Makes a client that verifies certificates as the platform does (`SSL_CERT_FILE` and `SSL_CERT_DIR` are honoured),
@@ -36,7 +58,7 @@ impl HttpClient {
 ///
 /// TLS is rustls with the `ring` provider. reqwest takes the provider that the process has installed; the first client
 /// installs `ring` if the program has not chosen another one before.
-pub(crate) fn http_client(limits: &GatewayLimits) -> Result<HttpClient, SetupError> {
+pub(crate) fn http_client(limits: &GatewayLimits, exceptions: Exceptions) -> Result<HttpClient, SetupError> {
     // An error says that a provider is installed already, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let builder = || {
@@ -48,7 +70,19 @@ pub(crate) fn http_client(limits: &GatewayLimits) -> Result<HttpClient, SetupErr
     };
     let usual = builder().build().map_err(SetupError::HttpClient)?;
     let loopback = builder().no_proxy().build().map_err(SetupError::HttpClient)?;
-    Ok(HttpClient { usual, loopback })
+    let resolver = PublicOnly {
+        exceptions: Arc::clone(&exceptions),
+    };
+    let public = builder()
+        .dns_resolver(Arc::new(resolver))
+        .build()
+        .map_err(SetupError::HttpClient)?;
+    Ok(HttpClient {
+        usual,
+        loopback,
+        public,
+        exceptions,
+    })
 }
 
 /// Checks the base address of an API: http or https, with a host, without credentials, query and fragment.

@@ -55,7 +55,10 @@ impl UnixGateway {
     /// [`SetupError`] if the model API's address cannot be used, or the HTTP client cannot be made.
     pub fn new(options: GatewayOptions) -> Result<Self, SetupError> {
         check_address("model API's address", &options.model.base_url)?;
-        let client = http_client(&options.limits)?;
+        let exceptions = (options.large_file_hosts.iter())
+            .map(|host| host.to_ascii_lowercase())
+            .collect();
+        let client = http_client(&options.limits, Arc::new(exceptions))?;
         let ended = CancellationToken::new();
         Ok(Self {
             sockets: Sockets {

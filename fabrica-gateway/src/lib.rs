@@ -6,6 +6,8 @@
 //! adds the real credentials on the way out. Requests and answers are streamed, never logged.
 //!
 //! ```
+//! use std::collections::BTreeSet;
+//!
 //! use fabrica_core::ports::Gateway;
 //! use fabrica_gateway::{
 //!     GatewayLimits, GatewayOptions, GitCredential, GitCredentials, ModelCredential, ModelUpstream, UnixGateway,
@@ -22,6 +24,7 @@
 //!     },
 //!     git: GitCredentials::new()
 //!         .with("github.com", GitCredential::token(SecretString::from("the operator's token"))),
+//!     large_file_hosts: BTreeSet::new(),
 //!     limits: GatewayLimits::default(),
 //! })?;
 //! // The orchestrator opens it for each attempt, and closes it afterwards.
@@ -40,7 +43,9 @@
 //! | `POST /model/v1/messages`, `…/count_tokens` | agent | the model API |
 //! | `/git/repository.git`, fetching | either | the plan's repository |
 //! | `/git/submodules/1.git` and so on, fetching | either | the plan's submodules; pushes are refused |
+//! | `/git/….git/info/lfs`, fetching | either | what the plan's repository and its submodules keep in Git LFS |
 //! | `/git/repository.git`, pushing | runner | the session's branch and `refs/fabrica/<session id>/…` |
+//! | `/git/repository.git/info/lfs`, uploading | runner | what those commits keep in Git LFS |
 //!
 //! A token is shown as a bearer, as `x-api-key`, or as the password of Basic authentication. Every refusal names its
 //! stable code in the header `x-fabrica-code`; `/session` and `/model` answer with a problem document, `/git` with text
@@ -70,6 +75,7 @@ mod listener;
 mod memory;
 mod model;
 mod options;
+mod public;
 mod refusal;
 mod routes;
 

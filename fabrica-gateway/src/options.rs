@@ -1,6 +1,6 @@
 //! What an operator decides about the gateway.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -20,6 +20,10 @@ pub struct GatewayOptions {
     pub model: ModelUpstream,
     /// How the gateway shows itself to code hosts.
     pub git: GitCredentials,
+    /// Hosts in private networks, by name or address without a port, that a code host may send the gateway to for files in
+    /// Git LFS; and the operator's proxy, if its name leads to a private address. A code host itself, and hosts in public
+    /// networks, need not be listed.
+    pub large_file_hosts: BTreeSet<String>,
     /// Bounds.
     pub limits: GatewayLimits,
 }

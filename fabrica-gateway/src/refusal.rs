@@ -134,6 +134,12 @@ impl Refusal {
         response
     }
 
+    /// An error as Git LFS shows it.
+    pub(crate) fn into_lfs(self) -> Response {
+        let body = json!({"message": format!("{} ({})", self.detail, self.code)}).to_string();
+        self.respond("application/vnd.git-lfs+json", body, self.retry_after.is_none())
+    }
+
     fn anthropic_error(&self) -> Value {
         let kind = match self.status {
             StatusCode::UNAUTHORIZED => "authentication_error",

@@ -146,6 +146,16 @@ pub struct RepositoryArgs {
         value_delimiter = ','
     )]
     pub plain_http_host: Vec<String>,
+    /// A host of a private network where a code host may keep files in Git LFS, without a port; repeatable. The code hosts
+    /// themselves, and hosts that the internet reaches, need not be named
+    #[arg(
+        long,
+        value_name = "HOST",
+        env = "FABRICA_LFS_HOSTS",
+        value_delimiter = ',',
+        hide_short_help = true
+    )]
+    pub lfs_host: Vec<String>,
 }
 
 /// What sandboxes are like.

@@ -131,6 +131,7 @@ async fn put_together(
         owner: foreign(host_user),
         model: settings.model.clone(),
         git: git_credentials(settings),
+        large_file_hosts: settings.large_file_hosts.clone(),
         limits: GatewayLimits::default(),
     })?);
     let forge: Arc<dyn Forge> = Arc::new(Forges::new(settings.forges.iter().map(forge_config))?);

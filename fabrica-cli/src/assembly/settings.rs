@@ -11,6 +11,7 @@ use fabrica_core::ports::store::{ClaimLimits, Deadline, Retention};
 use fabrica_core::pricing::PriceList;
 use fabrica_gateway::{ModelCredential, ModelUpstream};
 use secrecy::{ExposeSecret as _, SecretString};
+use url::Host;
 
 use super::args::{
     AssemblyArgs, DatabaseArgs, ForgeArgs, ModelArgs, RepositoryArgs, RuntimeName, SandboxArgs, WorkerArgs,
@@ -53,6 +54,8 @@ pub struct Settings {
     pub forges: Vec<ForgeSettings>,
     /// Which repositories are accepted.
     pub repositories: RepositoryPolicy,
+    /// Hosts of private networks that may keep files in Git LFS.
+    pub large_file_hosts: BTreeSet<String>,
     /// Sandboxes, the runner.
     pub sandbox: SandboxArgs,
     /// What models cost.
@@ -79,6 +82,7 @@ impl Settings {
             model: model(&args.model, environment)?,
             forges: forges(&args.forge, environment)?,
             repositories: repository_policy(&args.repositories, role),
+            large_file_hosts: large_file_hosts(&args.repositories)?,
             sandbox: args.sandbox.clone(),
             prices: prices(args.worker.prices.as_deref())?,
             worker: args.worker.clone(),
@@ -261,6 +265,21 @@ pub fn repository_policy(args: &RepositoryArgs, role: Role) -> RepositoryPolicy 
     }
 }
 
+/// As addresses name them: in lower case, IPv6 in brackets.
+fn large_file_hosts(args: &RepositoryArgs) -> Result<BTreeSet<String>, AssemblyError> {
+    let named = args.lfs_host.iter().map(|host| host.trim());
+    named
+        .filter(|host| !host.is_empty())
+        .map(|host| match Host::parse(host) {
+            Ok(parsed) => Ok(parsed.to_string()),
+            Err(error) => Err(AssemblyError::Setting {
+                option: "--lfs-host",
+                reason: format!("{host:?} is not a host ({error}): expected a name or an address, without a port, IPv6 in brackets"),
+            }),
+        })
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use clap::{Args as _, FromArgMatches as _};
@@ -360,9 +379,17 @@ mod tests {
                 refused(&["--model-url", "https://user:canary@x/"]),
                 refused(&["--forge", "gitea=x", "--forge", "github=x"]),
                 refused(&["--forge-token-file", "x=/dev/null"]),
+                refused(&["--lfs-host", "storage:9000"]),
             ]
             .join("\n")
         );
+    }
+
+    #[test]
+    fn hosts_of_large_files_are_compared_as_addresses_name_them() {
+        let settings = resolve(&["--lfs-host", "Storage.Internal,10.0.0.9, [FD00::1],"], []);
+        let hosts: Vec<&str> = settings.large_file_hosts.iter().map(String::as_str).collect();
+        assert_eq!(hosts, ["10.0.0.9", "[fd00::1]", "storage.internal"]);
     }
 
     #[test]

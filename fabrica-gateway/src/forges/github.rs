@@ -12,6 +12,7 @@ use super::api::{Api, Call, Pull};
 use super::{Place, api_limits, owner_and_name, users_and_teams};
 use crate::client::{HttpClient, http_client};
 use crate::error::SetupError;
+use crate::public::Exceptions;
 
 /// Opens pull requests on GitHub.
 ///
@@ -29,7 +30,7 @@ impl GitHubForge {
     ///
     /// [`SetupError`] if the address cannot be used, or the HTTP client cannot be made.
     pub fn new(api_url: &Url, token: Option<SecretString>) -> Result<Self, SetupError> {
-        Self::with_client(http_client(&api_limits())?, api_url, token)
+        Self::with_client(http_client(&api_limits(), Exceptions::default())?, api_url, token)
     }
 
     pub(super) fn with_client(

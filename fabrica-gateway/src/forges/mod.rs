@@ -22,6 +22,7 @@ pub use self::github::GitHubForge;
 use crate::client::http_client;
 use crate::error::SetupError;
 use crate::options::GatewayLimits;
+use crate::public::Exceptions;
 
 /// One forge that an operator configured.
 #[derive(Debug, Clone)]
@@ -79,7 +80,7 @@ impl Forges {
     ///
     /// [`SetupError`] if an address cannot be used, or the HTTP client cannot be made.
     pub fn new(configs: impl IntoIterator<Item = ForgeConfig>) -> Result<Self, SetupError> {
-        let client = http_client(&api_limits())?;
+        let client = http_client(&api_limits(), Exceptions::default())?;
         let github = ForgeConfig {
             authority: GITHUB.to_owned(),
             kind: ForgeKind::GitHub,

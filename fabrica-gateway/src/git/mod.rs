@@ -1,8 +1,10 @@
 //! `/git/repository.git`: git's smart HTTP protocol, for the plan's repository only. Everyone with a token may fetch;
 //! only the runner may push, and only what [`push`] lets pass. `/git/submodules/1.git` and so on are the further
-//! repositories that the plan lists: these are fetched from, and nobody pushes to them.
+//! repositories that the plan lists: these are fetched from, and nobody pushes to them. Below each, `info/lfs` leads to the
+//! files that it keeps in Git LFS.
 
 mod body;
+mod large_files;
 mod local;
 mod packet;
 mod push;
@@ -14,15 +16,16 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::extract::{Request, State};
+use axum::extract::{OriginalUri, Path, RawQuery, Request, State};
 use axum::response::Response;
-use axum::routing::{get, post};
+use axum::routing::{any, get, post};
 use axum::{Extension, Router};
 use fabrica_core::plan::Repository;
 use fabrica_core::ports::SinkError;
 use http::header::CONTENT_ENCODING;
 use http::{HeaderMap, StatusCode};
 
+use self::large_files::Asked;
 use self::push::{Allowed, PushRequest, Reason};
 use self::upstream::HttpRepository;
 use crate::access::{Role, Session, wrong_role};
@@ -81,6 +84,16 @@ pub(crate) fn router() -> Router<Arc<Session>> {
         .route("/repository.git/info/refs", get(info_refs))
         .route("/repository.git/git-upload-pack", post(upload_pack))
         .route("/repository.git/git-receive-pack", post(receive_pack))
+        .route("/repository.git/info/lfs/objects/batch", post(large_file_batch))
+        .route(
+            "/repository.git/info/lfs/objects/{object}",
+            get(large_file).put(store_large_file),
+        )
+        .route("/repository.git/info/lfs/locks", any(large_files::no_locks))
+        .route(
+            "/repository.git/info/lfs/locks/{*rest}",
+            any(large_files::no_locks),
+        )
         .nest("/submodules/{name}", submodules::router())
         .method_not_allowed_fallback(refuse)
         .fallback(refuse)
@@ -162,6 +175,38 @@ async fn receive_pack(
         .unwrap_or_else(|refusal| refused(&session, refusal))
 }
 
+async fn large_file_batch(
+    State(session): State<Arc<Session>>,
+    Extension(role): Extension<Role>,
+    OriginalUri(at): OriginalUri,
+    request: Request,
+) -> Response {
+    Asked::repository(&session, role).batch(&at, request).await
+}
+
+async fn large_file(
+    State(session): State<Arc<Session>>,
+    Extension(role): Extension<Role>,
+    Path(object): Path<String>,
+    RawQuery(query): RawQuery,
+) -> Response {
+    Asked::repository(&session, role)
+        .download(&object, query.as_deref())
+        .await
+}
+
+async fn store_large_file(
+    State(session): State<Arc<Session>>,
+    Extension(role): Extension<Role>,
+    Path(object): Path<String>,
+    RawQuery(query): RawQuery,
+    request: Request,
+) -> Response {
+    Asked::repository(&session, role)
+        .upload(&object, query.as_deref(), request)
+        .await
+}
+
 /// Reads what the push wants to change, and only then, and only if all of it is allowed, lets it through.
 async fn push(session: &Session, mut headers: HeaderMap, body: Body) -> Result<Response, Refusal> {
     let compressed = headers.contains_key(CONTENT_ENCODING);
@@ -211,11 +256,23 @@ fn stale(error: &SinkError, request: &PushRequest) -> Result<Response, Refusal> 
             };
             Ok(report::refusal(request, &reason))
         }
-        _ => Err(Refusal::for_now(
-            "session.unavailable",
-            "fabrica: whether this attempt may still push cannot be found out now; push again",
-        )),
+        _ => Err(unknown()),
     }
+}
+
+/// The same where no git listens: a file of a large size.
+fn stale_upload(error: &SinkError) -> Refusal {
+    match error {
+        SinkError::Fenced => Refusal::new(StatusCode::CONFLICT, "session.fenced", error.to_string()),
+        _ => unknown(),
+    }
+}
+
+fn unknown() -> Refusal {
+    Refusal::for_now(
+        "session.unavailable",
+        "fabrica: whether this attempt may still push cannot be found out now; push again",
+    )
 }
 
 fn refused(session: &Session, refusal: Refusal) -> Response {

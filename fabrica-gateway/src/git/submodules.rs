@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{Path, Request, State};
+use axum::extract::{OriginalUri, Path, RawQuery, Request, State};
 use axum::response::Response;
-use axum::routing::{get, post};
+use axum::routing::{any, get, post};
 use http::StatusCode;
 
+use super::large_files::{Asked, no_locks};
 use super::{Ask, Service, Target, advertise, fetch, refuse};
 use crate::access::Session;
 use crate::refusal::{Area, Refusal};
@@ -17,6 +18,10 @@ pub(super) fn router() -> Router<Arc<Session>> {
         .route("/info/refs", get(info_refs))
         .route("/git-upload-pack", post(upload_pack))
         .route("/git-receive-pack", post(refuse_push))
+        .route("/info/lfs/objects/batch", post(large_file_batch))
+        .route("/info/lfs/objects/{object}", get(large_file))
+        .route("/info/lfs/locks", any(no_locks))
+        .route("/info/lfs/locks/{*rest}", any(no_locks))
         .method_not_allowed_fallback(refuse)
         .fallback(refuse)
 }
@@ -51,6 +56,38 @@ async fn upload_pack(
         Some(target) => fetch(&session, target, request).await,
         None => unknown(),
     }
+}
+
+async fn large_file_batch(
+    State(session): State<Arc<Session>>,
+    Path(name): Path<String>,
+    OriginalUri(at): OriginalUri,
+    request: Request,
+) -> Response {
+    match large_files_of(&session, &name) {
+        Some(asked) => asked.batch(&at, request).await,
+        None => unknown(),
+    }
+}
+
+async fn large_file(
+    State(session): State<Arc<Session>>,
+    Path((name, object)): Path<(String, String)>,
+    RawQuery(query): RawQuery,
+) -> Response {
+    match large_files_of(&session, &name) {
+        Some(asked) => asked.download(&object, query.as_deref()).await,
+        None => unknown(),
+    }
+}
+
+fn large_files_of<'a>(session: &'a Session, name: &str) -> Option<Asked<'a>> {
+    let target = find(session, name)?;
+    Some(Asked {
+        session,
+        target,
+        uploads: false,
+    })
 }
 
 /// The name is a number from 1, as the plan lists them, and `.git`.

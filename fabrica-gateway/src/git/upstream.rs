@@ -12,6 +12,7 @@ use http::{HeaderMap, StatusCode};
 use secrecy::ExposeSecret as _;
 use url::Url;
 
+use super::large_files::Remembered;
 use super::{Ask, not_found};
 use crate::client::root_cause;
 use crate::headers::{from_code_host, passing, to_code_host};
@@ -29,7 +30,8 @@ const LONGEST_EXPLANATION: usize = 600;
 pub(crate) struct HttpRepository {
     /// It changes if the host says that the repository is called something else now.
     url: RwLock<Url>,
-    credential: Option<GitCredential>,
+    pub(super) credential: Option<GitCredential>,
+    pub(super) remembered: Remembered,
 }
 
 impl HttpRepository {
@@ -37,10 +39,11 @@ impl HttpRepository {
         Self {
             url: RwLock::new(url),
             credential,
+            remembered: Remembered::default(),
         }
     }
 
-    fn url(&self) -> Url {
+    pub(super) fn url(&self) -> Url {
         self.url.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 

@@ -1,5 +1,6 @@
 //! Opening and closing: sockets, directories, and tokens that end.
 
+use std::collections::BTreeSet;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -28,6 +29,7 @@ fn options(directory: PathBuf) -> GatewayOptions {
             credential: ModelCredential::None,
         },
         git: GitCredentials::new(),
+        large_file_hosts: BTreeSet::new(),
         limits: GatewayLimits::default(),
     }
 }

@@ -9,6 +9,8 @@ mod git_host;
 #[cfg(test)]
 mod git_local;
 #[cfg(test)]
+mod large_files;
+#[cfg(test)]
 mod lifecycle;
 #[cfg(test)]
 mod model;

@@ -1,5 +1,6 @@
 //! Several processes serve one sandbox, one after another: what the sandbox hears of it, and what a stale one can do.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -46,6 +47,7 @@ fn another(rig: &Rig) -> UnixGateway {
             credential: ModelCredential::None,
         },
         git,
+        large_file_hosts: BTreeSet::new(),
         limits: GatewayLimits::default(),
     })
     .unwrap()

@@ -1,5 +1,6 @@
 //! The settings under which everything talks to the stand-ins.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -63,6 +64,8 @@ pub(super) fn settings(
             hosts: Some(vec![host.clone()]),
             plain_http: vec![host],
         },
+        // The stand-in of the demonstration keeps no large files.
+        large_file_hosts: BTreeSet::new(),
         sandbox: args.sandbox.clone(),
         worker: args.worker.clone(),
     })

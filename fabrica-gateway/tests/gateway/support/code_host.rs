@@ -14,6 +14,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 
 use super::GIT_SECRET;
+use super::large_files::{self, Storage};
 use super::upstream::{Ledger, Seen, Server, answer};
 
 /// The host and what it saw.
@@ -22,6 +23,8 @@ pub(crate) struct CodeHost {
     pub(crate) server: Server,
     pub(crate) seen: Ledger,
     pub(crate) bare: PathBuf,
+    /// Where it keeps files in Git LFS.
+    pub(crate) storage: Storage,
     _root: tempfile::TempDir,
 }
 
@@ -31,12 +34,27 @@ impl CodeHost {
         let bare = super::git::bare_repository(root.path()).await;
         let seen = Ledger::default();
         let (directory, kept): (Arc<Path>, _) = (root.path().into(), seen.clone());
+        let storage = Storage::start().await;
+        let (address, objects) = (storage.server.url.clone(), storage.objects.clone());
         let router = Router::new().fallback(move |request: Request| {
             let (directory, kept) = (directory.clone(), kept.clone());
-            async move { serve(&directory, &kept, request).await }
+            let (address, objects) = (address.clone(), objects.clone());
+            async move {
+                let seen = see(&kept, request).await;
+                if !seen.path.contains("/info/lfs/") {
+                    return serve(&directory, &seen).await;
+                }
+                let home = format!("http://{}", seen.header("host").unwrap());
+                if trusted(&seen) {
+                    large_files::host(&address, &objects, &home, &seen)
+                } else {
+                    unknown()
+                }
+            }
         });
         Self {
             server: Server::start(router).await,
+            storage,
             seen,
             bare,
             _root: root,
@@ -56,7 +74,7 @@ impl CodeHost {
     }
 }
 
-async fn serve(root: &Path, kept: &Ledger, request: Request) -> Response {
+async fn see(kept: &Ledger, request: Request) -> Seen {
     let (parts, body) = request.into_parts();
     let body = to_bytes(body, usize::MAX).await.unwrap_or_default().to_vec();
     let path = parts.uri.path_and_query().unwrap().to_string();
@@ -67,20 +85,27 @@ async fn serve(root: &Path, kept: &Ledger, request: Request) -> Response {
         body,
     };
     kept.lock().unwrap().push(seen.clone());
+    seen
+}
+
+fn trusted(seen: &Seen) -> bool {
     let credential = base64::engine::general_purpose::STANDARD.encode(format!("x-access-token:{GIT_SECRET}"));
-    if seen.header("authorization") != Some(&format!("Basic {credential}")) {
-        return answer(401, &[("www-authenticate", "Basic realm=\"host\"")], "no");
+    seen.header("authorization") == Some(&format!("Basic {credential}"))
+}
+
+fn unknown() -> Response {
+    answer(401, &[("www-authenticate", "Basic realm=\"host\"")], "no")
+}
+
+async fn serve(root: &Path, seen: &Seen) -> Response {
+    if !trusted(seen) {
+        return unknown();
     }
     if let Some(rest) = seen.path.strip_prefix("/owner/renamed.git") {
         return answer(301, &[("location", &format!("/owner/name.git{rest}"))], "");
     }
-    backend(
-        root,
-        &seen,
-        parts.uri.path(),
-        parts.uri.query().unwrap_or_default(),
-    )
-    .await
+    let (path, query) = seen.path.split_once('?').unwrap_or((&seen.path, ""));
+    backend(root, seen, path, query).await
 }
 
 async fn backend(root: &Path, seen: &Seen, path: &str, query: &str) -> Response {

@@ -2,9 +2,10 @@
 
 pub(crate) mod code_host;
 pub(crate) mod git;
+pub(crate) mod large_files;
 pub(crate) mod upstream;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -142,6 +143,7 @@ pub(crate) struct RigOptions {
     pub(crate) model: String,
     pub(crate) credential: ModelCredential,
     pub(crate) repository: Repository,
+    pub(crate) large_file_hosts: BTreeSet<String>,
 }
 
 impl Default for RigOptions {
@@ -151,6 +153,7 @@ impl Default for RigOptions {
             model: "http://127.0.0.1:9/base".into(),
             credential: ModelCredential::ApiKey(SecretString::from(MODEL_KEY)),
             repository: Repository::Local("/nowhere".into()),
+            large_file_hosts: BTreeSet::new(),
         }
     }
 }
@@ -175,6 +178,7 @@ impl Rig {
                 credential: options.credential,
             },
             git,
+            large_file_hosts: options.large_file_hosts,
             limits: GatewayLimits::default(),
         })
         .unwrap();
