@@ -29,7 +29,7 @@ pub const RUNNER_PATH: &str = "/opt/fabrica/bin/fabrica-runner";
 pub const WORKSPACE: &str = "/workspace";
 /// Environment variable with the token for `/session/…` and for pushing.
 pub const RUNNER_TOKEN_VARIABLE: &str = "FABRICA_RUNNER_TOKEN";
-/// Environment variable with the token for `/model/…` and for fetching.
+/// Environment variable with the token for `/model/…`, for fetching and for signatures.
 pub const AGENT_TOKEN_VARIABLE: &str = "FABRICA_AGENT_TOKEN";
 /// Header that carries the stable code of a refusal by the gateway.
 pub const CODE_HEADER: &str = "x-fabrica-code";
@@ -104,6 +104,10 @@ pub struct Job {
     pub cost_usd: Option<f64>,
     /// Who the commits are by.
     pub committer: Identity,
+    /// The public half of the key that the gateway signs commits by [`committer`](Self::committer) with, as in
+    /// `authorized_keys`; `None` leaves commits unsigned. The key itself never enters a sandbox.
+    #[serde(default)]
+    pub signing_key: Option<String>,
     /// How many commits of history are cloned; `None` is all of it.
     pub depth: Option<u32>,
     /// How often what the agent did is made safe outside of the sandbox, in seconds; `None` is only before it asks or is
@@ -457,6 +461,8 @@ pub const MAX_BATCH_EVENTS: usize = 500;
 pub const MAX_BATCH_BYTES: usize = 4 * 1024 * 1024;
 /// How many bytes one event holds at most; the runner cuts what is longer and says so.
 pub const MAX_EVENT_BYTES: usize = 256 * 1024;
+/// How many bytes a commit has at most that is to be signed: its message, and what it names.
+pub const MAX_SIGNED_BYTES: usize = 1024 * 1024;
 
 #[cfg(test)]
 mod tests {

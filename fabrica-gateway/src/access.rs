@@ -23,6 +23,7 @@ use crate::git::Target;
 use crate::memory::BodyMemory;
 use crate::options::{GitCredentials, ModelUpstream};
 use crate::refusal::{Area, Refusal};
+use crate::signing::SigningKey;
 
 const API_KEY: &str = "x-api-key";
 
@@ -32,6 +33,7 @@ pub(crate) struct Services {
     pub(crate) client: HttpClient,
     pub(crate) model: ModelUpstream,
     pub(crate) git: GitCredentials,
+    pub(crate) signing_key: Option<SigningKey>,
     /// What all sandboxes together may have in memory.
     pub(crate) bodies: BodyMemory,
 }

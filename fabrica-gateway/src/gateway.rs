@@ -70,6 +70,7 @@ impl UnixGateway {
                 client,
                 model: options.model,
                 git: options.git,
+                signing_key: options.signing_key,
                 bodies: BodyMemory::new(options.limits.body_memory),
             }),
             open: Mutex::default(),

@@ -25,6 +25,7 @@
 //!     git: GitCredentials::new()
 //!         .with("github.com", GitCredential::token(SecretString::from("the operator's token"))),
 //!     large_file_hosts: BTreeSet::new(),
+//!     signing_key: None,
 //!     limits: GatewayLimits::default(),
 //! })?;
 //! // The orchestrator opens it for each attempt, and closes it afterwards.
@@ -46,6 +47,7 @@
 //! | `/git/….git/info/lfs`, fetching | either | what the plan's repository and its submodules keep in Git LFS |
 //! | `/git/repository.git`, pushing | runner | the session's branch and `refs/fabrica/<session id>/…` |
 //! | `/git/repository.git/info/lfs`, uploading | runner | what those commits keep in Git LFS |
+//! | `POST /git/signature` | either | the signature of a commit by the session's committer |
 //!
 //! A token is shown as a bearer, as `x-api-key`, or as the password of Basic authentication. Every refusal names its
 //! stable code in the header `x-fabrica-code`; `/session` and `/model` answer with a problem document, `/git` with text
@@ -57,7 +59,8 @@
 //! process answers only while its [`SessionSink`](fabrica_core::ports::SessionSink) knows that the lease is held, and
 //! with status 503 otherwise, so that the sandbox comes again, most likely to another socket. Only the end of the
 //! attempt itself is ever told in a way that makes the runner stop. Before a push leaves, the sink is asked whether the
-//! attempt is still the session's current one, and once more before its last piece if the push takes long.
+//! attempt is still the session's current one, and once more before its last piece if the push takes long. It is asked
+//! before every signature, too.
 //!
 //! # Pull requests
 //!
@@ -78,9 +81,11 @@ mod options;
 mod public;
 mod refusal;
 mod routes;
+mod signing;
 
 pub use error::SetupError;
 pub use gateway::UnixGateway;
 pub use options::{
     GatewayLimits, GatewayOptions, GitCredential, GitCredentials, ModelCredential, ModelUpstream,
 };
+pub use signing::{SigningKey, SigningKeyError};

@@ -7,6 +7,8 @@ use std::time::Duration;
 use secrecy::SecretString;
 use url::Url;
 
+use crate::signing::SigningKey;
+
 /// Everything that [`UnixGateway::new`](crate::UnixGateway::new) needs.
 #[derive(Debug, Clone)]
 pub struct GatewayOptions {
@@ -24,6 +26,9 @@ pub struct GatewayOptions {
     /// Git LFS; and the operator's proxy, if its name leads to a private address. A code host itself, and hosts in public
     /// networks, need not be listed.
     pub large_file_hosts: BTreeSet<String>,
+    /// What commits are signed with; without one, every request for a signature is refused with the code
+    /// `signing.not_configured`.
+    pub signing_key: Option<SigningKey>,
     /// Bounds.
     pub limits: GatewayLimits,
 }

@@ -87,6 +87,9 @@ async fn run(arguments: &Arguments) -> Result<(), Failed> {
     // From here on a signal is not lost: it stops the server as soon as that has started.
     let stop = signals()?;
     let settings = Settings::resolve(&arguments.assembly, &environment, Role::Server)?;
+    if let Some(key) = &settings.signing_key {
+        tracing::info!(key.fingerprint = key.fingerprint(), "commits are signed");
+    }
     let assembly = assemble(&settings).await?;
     let ended = start(arguments, &environment, &assembly, hosts, stop).await;
     assembly.shutdown().await;

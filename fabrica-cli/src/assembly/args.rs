@@ -235,6 +235,16 @@ pub struct WorkerArgs {
     /// Who commits are by, where the agent does not say
     #[arg(long, value_name = "NAME <ADDRESS>", env = "FABRICA_COMMITTER", default_value = "Fabrica <fabrica@localhost>", hide_short_help = true, value_parser = identity)]
     pub committer: Identity,
+    /// What their commits are signed with: an OpenSSH private key of the kind ed25519 without a passphrase, which only its
+    /// owner may read. It never enters a sandbox [default: they are not signed]
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "FABRICA_SIGNING_KEY_FILE",
+        hide_env_values = true,
+        hide_short_help = true
+    )]
+    pub signing_key_file: Option<PathBuf>,
     /// What models cost, in the form of the list that is built in: its entries go before those; for `limits.cost_usd`
     #[arg(long, value_name = "FILE", env = "FABRICA_PRICES", hide_short_help = true)]
     pub prices: Option<PathBuf>,

@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use fabrica_core::ports::{RuntimeError, StoreError};
-use fabrica_gateway::SetupError;
+use fabrica_gateway::{SetupError, SigningKeyError};
 use fabrica_store::ConnectError;
 use thiserror::Error;
 
@@ -32,6 +32,9 @@ pub enum AssemblyError {
     /// The gateway cannot be set up.
     #[error(transparent)]
     Gateway(#[from] SetupError),
+    /// What commits are to be signed with cannot be used.
+    #[error("--signing-key-file: {0}")]
+    SigningKey(#[from] SigningKeyError),
     /// There is no runner binary.
     #[error("there is no fabrica-runner: looked for {}", looked.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", "))]
     RunnerMissing {
@@ -77,6 +80,7 @@ impl AssemblyError {
             Self::Database(error) => error.code(),
             Self::Engine(error) => error.code(),
             Self::Gateway(error) => error.code(),
+            Self::SigningKey(error) => error.code(),
             Self::RunnerMissing { .. } => "runner.missing",
             Self::RunnerNotStatic(_) => "runner.not_static",
             Self::Directory { .. } => "directory.unusable",
@@ -94,6 +98,7 @@ impl AssemblyError {
             }
             Self::Engine(error) => error.failure().advice,
             Self::Gateway(_) => "check the addresses and tokens of the model and of the forges".into(),
+            Self::SigningKey(error) => error.advice(),
             Self::RunnerMissing { .. } | Self::RunnerNotStatic(_) => {
                 "in a checkout `make runner` builds it; else name it with --runner (or FABRICA_RUNNER)".into()
             }

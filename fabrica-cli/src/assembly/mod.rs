@@ -45,5 +45,5 @@ pub use secrets::{
     API_TOKEN, DATABASE_URL, Environment, FORGE_TOKEN, GITHUB_TOKEN, MODEL_API_KEY, MODEL_AUTH_TOKEN,
     command, host_token_variable, is_secret,
 };
-pub use settings::{ForgeSettings, Role, Settings, repository_policy};
+pub use settings::{ForgeSettings, Role, Settings, repository_policy, signing_key};
 pub use store::{open_store, shown_database};

@@ -132,6 +132,7 @@ async fn put_together(
         model: settings.model.clone(),
         git: git_credentials(settings),
         large_file_hosts: settings.large_file_hosts.clone(),
+        signing_key: settings.signing_key.clone(),
         limits: GatewayLimits::default(),
     })?);
     let forge: Arc<dyn Forge> = Arc::new(Forges::new(settings.forges.iter().map(forge_config))?);

@@ -9,7 +9,7 @@ use fabrica_core::plan::RepositoryPolicy;
 use fabrica_core::ports::runtime::ResourceLimits;
 use fabrica_core::ports::store::{ClaimLimits, Deadline, Retention};
 use fabrica_core::pricing::PriceList;
-use fabrica_gateway::{ModelCredential, ModelUpstream};
+use fabrica_gateway::{ModelCredential, ModelUpstream, SigningKey};
 use secrecy::{ExposeSecret as _, SecretString};
 use url::Host;
 
@@ -60,6 +60,8 @@ pub struct Settings {
     pub sandbox: SandboxArgs,
     /// What models cost.
     pub prices: Arc<PriceList>,
+    /// What commits are signed with, if they are.
+    pub signing_key: Option<SigningKey>,
     /// The queue, leases, retention.
     pub worker: WorkerArgs,
 }
@@ -69,7 +71,7 @@ impl Settings {
     ///
     /// # Errors
     ///
-    /// [`AssemblyError::Setting`], [`AssemblyError::Directory`].
+    /// [`AssemblyError::Setting`], [`AssemblyError::Directory`], [`AssemblyError::SigningKey`].
     pub fn resolve(
         args: &AssemblyArgs,
         environment: &Environment,
@@ -85,6 +87,7 @@ impl Settings {
             large_file_hosts: large_file_hosts(&args.repositories)?,
             sandbox: args.sandbox.clone(),
             prices: prices(args.worker.prices.as_deref())?,
+            signing_key: signing_key(&args.worker)?,
             worker: args.worker.clone(),
         })
     }
@@ -136,6 +139,7 @@ impl Settings {
         };
         options.prices.clone_from(&self.prices);
         options.committer.clone_from(&worker.committer);
+        options.signing_key = self.signing_key.as_ref().map(SigningKey::public_key);
         options.public_url = worker.public_url.as_ref().map(ToString::to_string);
         options.repositories.clone_from(&self.repositories);
     }
@@ -154,6 +158,16 @@ fn prices(file: Option<&Path>) -> Result<Arc<PriceList>, AssemblyError> {
     let text = std::fs::read_to_string(file).map_err(|error| refused(error.to_string()))?;
     let list = PriceList::parse(&text).map_err(|error| refused(error.to_string()))?;
     Ok(Arc::new(builtin.with(list)))
+}
+
+/// The key in the file that was named; an empty value, as a compose file may pass it, is none.
+///
+/// # Errors
+///
+/// [`AssemblyError::SigningKey`].
+pub fn signing_key(args: &WorkerArgs) -> Result<Option<SigningKey>, AssemblyError> {
+    let file = (args.signing_key_file.as_deref()).filter(|file| !file.as_os_str().is_empty());
+    Ok(file.map(SigningKey::read).transpose()?)
 }
 
 /// The database that was named; an empty value, as a compose file may pass it, is none.

@@ -1,5 +1,9 @@
 //! What is missing around a good plan: keys, databases, engines.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::Command;
+
 use crate::{Place, absent_engine};
 
 const PLAN: &str = "---\nrepo: https://git.example.com/acme/app.git\n---\n# Say hello\n";
@@ -66,6 +70,102 @@ fn the_doctor_names_what_is_missing_and_shows_no_secret() {
     assert_eq!(status("forge"), "ok");
     assert_eq!(status("database"), "ok");
     assert!(!format!("{said:?}").contains("canary"), "{said:#?}");
+}
+
+/// Makes a signing key in a place, as the README says.
+fn make_key(place: &Place, passphrase: &str) -> String {
+    let path = place.path("key");
+    let made = Command::new("ssh-keygen")
+        .args(["-q", "-t", "ed25519", "-N", passphrase, "-f"])
+        .arg(&path)
+        .status();
+    assert!(made.unwrap().success());
+    path.display().to_string()
+}
+
+#[test]
+fn a_signing_key_that_cannot_be_used_is_told_with_its_file_and_what_to_do() {
+    let refused = |file: &str, code: &str, words: [&str; 2]| {
+        let place = Place::new();
+        std::fs::write(place.path("plan.md"), COMMAND_PLAN).unwrap();
+        let said = place.run(&["run", "plan.md", "--signing-key-file", file]);
+        said.assert_refused(78, code);
+        for words in [file, words[0], words[1]] {
+            assert!(said.stderr.contains(words), "{words}: {said:#?}");
+        }
+        assert!(!place.path("fabrica.sqlite").exists(), "nothing is opened before");
+    };
+    let place = Place::new();
+    let absent = place.path("absent").display().to_string();
+    refused(
+        &absent,
+        "signing.key_unreadable",
+        ["--signing-key-file: cannot read", "hint: name a private key"],
+    );
+    let key = make_key(&place, "");
+    let open = Permissions::from_mode(0o644);
+    std::fs::set_permissions(&key, open).unwrap();
+    refused(
+        &key,
+        "signing.key_open_to_others",
+        ["mode 0600", "hint: run: chmod 600"],
+    );
+    let public = format!("{key}.pub");
+    std::fs::set_permissions(&public, Permissions::from_mode(0o600)).unwrap();
+    refused(
+        &public,
+        "signing.key_malformed",
+        ["the public half", "hint: `ssh-keygen -t ed25519"],
+    );
+    let place = Place::new();
+    let encrypted = make_key(&place, "a passphrase");
+    refused(
+        &encrypted,
+        "signing.key_encrypted",
+        ["without one", "ssh-keygen -p"],
+    );
+}
+
+#[test]
+fn a_key_in_place_of_its_files_name_is_not_repeated() {
+    let place = Place::new();
+    let key = std::fs::read_to_string(make_key(&place, "")).unwrap();
+    std::fs::write(place.path("plan.md"), COMMAND_PLAN).unwrap();
+    let mut command = place.command(&["run", "plan.md"]);
+    let said = crate::said(command.env("FABRICA_SIGNING_KEY_FILE", &key).output().unwrap());
+    said.assert_refused(78, "signing.key_not_a_path");
+    assert!(key.lines().all(|line| !said.stderr.contains(line)), "{said:#?}");
+}
+
+#[test]
+fn the_doctor_shows_the_fingerprint_of_the_signing_key_and_warns_of_an_address_that_no_forge_knows() {
+    let place = Place::new();
+    let key = make_key(&place, "");
+    let shown = Command::new("ssh-keygen").args(["-lf", &key]).output().unwrap();
+    let shown = String::from_utf8(shown.stdout).unwrap();
+    let fingerprint = shown.split(' ').nth(1).unwrap();
+    let check = |arguments: &[&str]| {
+        let doctor = ["doctor", "--json", "--runtime", absent_engine()];
+        let said = place.run(&[&doctor[..], arguments].concat());
+        let report: serde_json::Value = serde_json::from_str(&said.stdout).unwrap();
+        let checks = report["checks"].as_array().unwrap();
+        checks.iter().find(|check| check["name"] == "signing").cloned()
+    };
+    assert_eq!(check(&[]), None);
+    let unknown = check(&["--signing-key-file", &key]).unwrap();
+    assert_eq!(unknown["status"], "warn");
+    let committer = [
+        "--signing-key-file",
+        &key,
+        "--committer",
+        "Fabrica <bot@example.com>",
+    ];
+    let known = check(&committer).unwrap();
+    assert_eq!(known["status"], "ok");
+    assert_eq!(
+        known["detail"],
+        format!("{fingerprint} for commits by bot@example.com")
+    );
 }
 
 #[test]

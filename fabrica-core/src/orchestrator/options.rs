@@ -64,6 +64,9 @@ pub struct Options {
     pub repositories: RepositoryPolicy,
     /// Who the commits are by.
     pub committer: Identity,
+    /// The public half of the key that the gateway signs their commits with, as in `authorized_keys`; `None` leaves them
+    /// unsigned.
+    pub signing_key: Option<String>,
     /// How many commits of history are cloned; `None` is all of it.
     pub clone_depth: Option<u32>,
     /// What sandboxes are like.
@@ -99,6 +102,7 @@ impl Options {
             prices: Arc::new(PriceList::builtin()),
             repositories: RepositoryPolicy::default(),
             committer: Identity::default(),
+            signing_key: None,
             clone_depth: Some(50),
             sandbox: SandboxOptions::new(runner),
         }

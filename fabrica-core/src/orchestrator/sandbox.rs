@@ -74,6 +74,7 @@ pub(super) fn job(
         cost_usd: left.cost_usd,
         finish: decision == Decision::Finish,
         committer: options.committer.clone(),
+        signing_key: options.signing_key.clone(),
         depth: options.clone_depth,
         checkpoint_seconds: options.checkpoint.map(|interval| interval.as_secs().max(1)),
         model_pause_seconds: options.model_pause.as_secs().max(1),

@@ -21,7 +21,7 @@ pub struct GatewayAccess {
     pub fence: Fence,
     /// Opens `/session/…` and pushing.
     pub runner_token: TokenHash,
-    /// Opens `/model/…` and fetching.
+    /// Opens `/model/…`, fetching and signatures.
     pub agent_token: TokenHash,
     /// What `GET /session/job` answers.
     pub job: Job,

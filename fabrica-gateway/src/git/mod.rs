@@ -1,7 +1,7 @@
 //! `/git/repository.git`: git's smart HTTP protocol, for the plan's repository only. Everyone with a token may fetch;
 //! only the runner may push, and only what [`push`] lets pass. `/git/submodules/1.git` and so on are the further
 //! repositories that the plan lists: these are fetched from, and nobody pushes to them. Below each, `info/lfs` leads to the
-//! files that it keeps in Git LFS.
+//! files that it keeps in Git LFS. `/git/signature` signs commits.
 
 mod body;
 mod large_files;
@@ -9,6 +9,7 @@ mod local;
 mod packet;
 mod push;
 mod report;
+mod signature;
 mod submodules;
 mod upstream;
 
@@ -95,6 +96,7 @@ pub(crate) fn router() -> Router<Arc<Session>> {
             any(large_files::no_locks),
         )
         .nest("/submodules/{name}", submodules::router())
+        .route("/signature", post(signature::sign))
         .method_not_allowed_fallback(refuse)
         .fallback(refuse)
 }

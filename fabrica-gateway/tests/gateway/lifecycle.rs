@@ -30,6 +30,7 @@ fn options(directory: PathBuf) -> GatewayOptions {
         },
         git: GitCredentials::new(),
         large_file_hosts: BTreeSet::new(),
+        signing_key: None,
         limits: GatewayLimits::default(),
     }
 }

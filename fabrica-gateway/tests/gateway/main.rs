@@ -16,6 +16,8 @@ mod lifecycle;
 mod model;
 #[cfg(test)]
 mod session;
+#[cfg(test)]
+mod signature;
 mod submodules;
 #[cfg(test)]
 mod support;

@@ -48,6 +48,7 @@ fn another(rig: &Rig) -> UnixGateway {
         },
         git,
         large_file_hosts: BTreeSet::new(),
+        signing_key: None,
         limits: GatewayLimits::default(),
     })
     .unwrap()

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use fabrica_cli::assembly::{
-    DataArgs, Directories, Environment, ForgeKind, ForgeOption, ForgeSettings, Settings,
+    DataArgs, Directories, Environment, ForgeKind, ForgeOption, ForgeSettings, Settings, signing_key,
 };
 use fabrica_cli::rehearsal::Rehearsal;
 use fabrica_core::plan::RepositoryPolicy;
@@ -44,6 +44,7 @@ pub(super) fn settings(
     let temporary = || directory.join("demo.sqlite").display().to_string().into();
     Ok(Settings {
         prices: Arc::new(PriceList::builtin()),
+        signing_key: signing_key(&args.worker)?,
         database: Some(database.unwrap_or_else(temporary)),
         directories: directories(&args.data),
         runtime: args.runtime.runtime,

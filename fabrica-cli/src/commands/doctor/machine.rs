@@ -73,6 +73,19 @@ pub(super) fn forges(settings: &Settings) -> Vec<Check> {
         .collect()
 }
 
+/// Only where commits are to be signed: most are not.
+pub(super) fn signing(settings: &Settings) -> Option<Check> {
+    let key = settings.signing_key.as_ref()?;
+    let committer = &settings.worker.committer;
+    let detail = format!("{} for commits by {}", key.fingerprint(), committer.email);
+    Some(if committer.email.ends_with("@localhost") {
+        let hint = "name with --committer an address of the account that has the key: forges show no other signature as verified";
+        Check::warn("signing", detail, hint)
+    } else {
+        Check::ok("signing", detail)
+    })
+}
+
 pub(super) async fn database(settings: &Settings) -> Check {
     let shown = shown_database(settings.database.as_ref(), &settings.directories);
     let arguments = DatabaseArgs {

@@ -30,6 +30,7 @@ pub(crate) async fn run(args: &DoctorArgs, ui: Ui) -> Result<Exit, Problem> {
     checks.push(machine::git().await);
     checks.push(machine::model(&settings));
     checks.extend(machine::forges(&settings));
+    checks.extend(machine::signing(&settings));
     checks.push(machine::database(&settings).await);
     checks.push(machine::data_directory(&settings));
     checks.push(machine::free_space(&settings));

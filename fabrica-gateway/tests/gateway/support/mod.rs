@@ -20,7 +20,8 @@ use fabrica_core::ports::{Gateway as _, GatewayAccess, SessionSink, SinkError};
 use fabrica_core::protocol::{Acknowledgement, Envelope, GATEWAY_SOCKET, Identity, Instruction, Job};
 use fabrica_core::secrets::TokenHash;
 use fabrica_gateway::{
-    GatewayLimits, GatewayOptions, GitCredential, GitCredentials, ModelCredential, ModelUpstream, UnixGateway,
+    GatewayLimits, GatewayOptions, GitCredential, GitCredentials, ModelCredential, ModelUpstream, SigningKey,
+    UnixGateway,
 };
 use secrecy::SecretString;
 use tempfile::TempDir;
@@ -144,6 +145,7 @@ pub(crate) struct RigOptions {
     pub(crate) credential: ModelCredential,
     pub(crate) repository: Repository,
     pub(crate) large_file_hosts: BTreeSet<String>,
+    pub(crate) signing_key: Option<SigningKey>,
 }
 
 impl Default for RigOptions {
@@ -154,6 +156,7 @@ impl Default for RigOptions {
             credential: ModelCredential::ApiKey(SecretString::from(MODEL_KEY)),
             repository: Repository::Local("/nowhere".into()),
             large_file_hosts: BTreeSet::new(),
+            signing_key: None,
         }
     }
 }
@@ -179,6 +182,7 @@ impl Rig {
             },
             git,
             large_file_hosts: options.large_file_hosts,
+            signing_key: options.signing_key,
             limits: GatewayLimits::default(),
         })
         .unwrap();
@@ -282,6 +286,7 @@ pub(crate) fn access(attempt: u32, repository: &Repository, sink: &Arc<Recording
             turns: None,
             cost_usd: None,
             committer: Identity::default(),
+            signing_key: None,
             depth: None,
             checkpoint_seconds: None,
             model_pause_seconds: 30,

@@ -75,6 +75,7 @@ impl Sandbox {
                 name: "Fabrica Test".into(),
                 email: "fabrica@example.com".into(),
             },
+            signing_key: None,
             depth: Some(50),
             checkpoint_seconds: None,
             model_pause_seconds: 30,
