@@ -17,6 +17,7 @@ use crate::environment::Environment;
 use crate::process::{OutputLine, Process, Processes, describe, pump, unless_quiet};
 use crate::report::Reporter;
 use crate::repository::{Git, SKIP_SMUDGE};
+use crate::signing;
 use crate::stop::Stop;
 use crate::text::{Tail, lossy};
 
@@ -79,6 +80,11 @@ impl Commands {
         set("FABRICA_TASK", task.as_os_str());
         for (name, value) in git.credential(&environment.agent_token) {
             set(&name, value.as_ref());
+        }
+        if git.signing().is_some() {
+            for (name, value) in signing::variables(environment) {
+                set(name, &value);
+            }
         }
         Self {
             processes,

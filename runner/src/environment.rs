@@ -10,6 +10,9 @@ use fabrica_core::protocol::{
 };
 use thiserror::Error;
 
+/// The variable that says where the gateway's socket is, if not in its usual place.
+pub(crate) const SOCKET_VARIABLE: &str = "FABRICA_GATEWAY_SOCKET";
+
 /// The environment lacks something that nothing works without.
 #[derive(Debug, Error, PartialEq, Eq)]
 #[non_exhaustive]
@@ -62,7 +65,7 @@ impl fmt::Debug for Token {
 pub struct Environment {
     /// For `/session/…` and for pushing.
     pub runner_token: Token,
-    /// For `/model/…` and for fetching.
+    /// For `/model/…`, for fetching and for signatures.
     pub agent_token: Token,
     /// The gateway's socket.
     pub socket: PathBuf,
@@ -114,7 +117,7 @@ impl Environment {
         Ok(Self {
             runner_token: token(RUNNER_TOKEN_VARIABLE)?,
             agent_token: token(AGENT_TOKEN_VARIABLE)?,
-            socket: get("FABRICA_GATEWAY_SOCKET").map_or_else(
+            socket: get(SOCKET_VARIABLE).map_or_else(
                 || Path::new(GATEWAY_DIRECTORY).join(GATEWAY_SOCKET),
                 PathBuf::from,
             ),

@@ -119,6 +119,15 @@ impl Gateway {
         }
     }
 
+    /// What a process of the agent reaches: whatever needs the runner's token is refused to it.
+    pub(crate) fn of_agent(token: Token, socket: Socket) -> Self {
+        Self {
+            socket,
+            runner: token.clone(),
+            agent: token,
+        }
+    }
+
     /// How often the gateway was away so far.
     pub(crate) fn disturbances(&self) -> u64 {
         self.socket.disturbances()
@@ -142,6 +151,13 @@ impl Gateway {
             .ask(Method::POST, "/session/events", &self.runner, content)
             .await?;
         serde_json::from_slice(&answer).map_err(GatewayError::Unreadable)
+    }
+
+    /// The signature of a commit, in the form that git stores.
+    pub(crate) async fn signature(&self, commit: Vec<u8>) -> Result<Bytes, GatewayError> {
+        let content = Some(("application/octet-stream", Bytes::from(commit)));
+        self.ask(Method::POST, "/git/signature", &self.agent, content)
+            .await
     }
 
     /// Stores an artifact.

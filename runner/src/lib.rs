@@ -28,6 +28,7 @@ mod report;
 mod repository;
 mod run;
 mod session;
+mod signing;
 mod socket;
 mod stop;
 mod text;

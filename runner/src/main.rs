@@ -1,4 +1,5 @@
-//! The first process of every sandbox; under another name or with arguments, what the agent asks a person with.
+//! The first process of every sandbox; under another name or with arguments, what the agent asks a person with and what
+//! git signs with.
 
 use std::process::ExitCode;
 
@@ -8,7 +9,7 @@ use tracing::error;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
-    // The agent's way to ask is this program too; then there is nothing to protect.
+    // The agent's way to ask is this program too, and git's way to sign; then there is nothing to protect.
     if let Some(ended) = helper(&std::env::args_os().collect::<Vec<_>>()) {
         return ended;
     }

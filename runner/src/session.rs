@@ -22,9 +22,10 @@ use crate::process::Processes;
 use crate::report::Reporter;
 use crate::repository::{
     Checkout, Git, Pusher, Rejoined, Remotely, Submodules, Work, check_out, clone, commit_leftovers,
-    has_changes, inspect, preflight, rejoin, still_there, tell_large_files, template, template_path,
-    working_directory,
+    has_changes, inspect, preflight, rejoin, still_there, tell_large_files, tell_unsigned, template,
+    template_path, working_directory,
 };
+use crate::signing::Signing;
 use crate::stop::{Reason, Stop};
 use crate::transcript;
 use crate::verification::{Verified, verify};
@@ -159,10 +160,13 @@ impl Session {
             self.processes.clone(),
             self.address.clone(),
         )?;
+        let signing = Signing::find(&git, &self.environment, &self.job).await?;
+        let git = git.signing_with(signing);
         preflight(&self.gateway, Service::UploadPack).await?;
         let directory = self.environment.repository();
         let remotely = self.remotely(&git);
         let checkout = clone(remotely, &directory).await?;
+        Signing::configure(&git, &directory).await?;
         let checkpoint = self
             .job
             .resume
@@ -280,12 +284,7 @@ impl Session {
                 continue;
             }
             self.stop
-                .or(commit_leftovers(
-                    git,
-                    (checkout, submodules),
-                    &self.job,
-                    &self.reporter,
-                ))
+                .or(commit_leftovers(self.remotely(git), (checkout, submodules)))
                 .await?;
             still_there(directory, self.job.path.as_deref())?;
             let checked = self.check(prepared, &commands).await?;
@@ -401,8 +400,8 @@ impl Session {
         failure: &Failure,
     ) -> bool {
         let stopped = self.stop.reason().is_some();
-        // What the agent has read and thought is worth as much, if it goes on later.
-        let goes_on = failure.code.starts_with("model.");
+        // What the agent has read and thought is worth as much, if it goes on later; and so is what nobody signs.
+        let goes_on = failure.code.starts_with("model.") || failure.code.starts_with("signing.");
         if !stopped && !goes_on && !has_changes(git, checkout).await {
             return false;
         }
@@ -446,6 +445,7 @@ impl Session {
             return Ok(None);
         };
         if !published {
+            tell_unsigned(git, checkout, &pushed, &self.reporter).await;
             let pusher = Pusher {
                 git,
                 gateway: &self.gateway,

@@ -19,3 +19,4 @@ mod postgres;
 mod rig;
 mod secrets;
 mod service;
+mod signing;

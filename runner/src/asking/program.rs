@@ -1,4 +1,5 @@
-//! The runner's program under other names and arguments: what the agent's side of asking is made of.
+//! The runner's program under other names and arguments: what the agent's side of asking is made of, and what git signs
+//! with.
 
 use std::ffi::OsString;
 use std::io::{self, Read as _, Write as _};
@@ -12,6 +13,7 @@ use super::mcp;
 use super::record::Questions;
 use super::setup::QUESTIONS_VARIABLE;
 use super::shell::{self, Request};
+use crate::signing;
 
 /// The most that a hook is given: a call of a tool.
 const MAX_INPUT: u64 = 16 * 1024 * 1024;
@@ -34,6 +36,7 @@ pub fn helper(arguments: &[OsString]) -> Option<ExitCode> {
     } else {
         match rest.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
             [] => return None,
+            ["-Y", arguments @ ..] => return Some(signing::sign(arguments)),
             ["mcp", directory] => mcp::serve(
                 io::stdin().lock(),
                 io::stdout().lock(),

@@ -13,6 +13,7 @@ use tokio::process::{ChildStdin, Command};
 use super::large_files::SKIP_SMUDGE;
 use crate::environment::Token;
 use crate::process::{Process, Processes};
+use crate::signing::Signing;
 use crate::text::lossy;
 
 /// How much of an output is kept.
@@ -40,6 +41,7 @@ pub(crate) struct Git {
     path: OsString,
     processes: Processes,
     address: String,
+    signing: Option<Signing>,
 }
 
 /// What git said.
@@ -78,6 +80,7 @@ impl Git {
                 path: path.to_owned(),
                 processes,
                 address,
+                signing: None,
             }),
             None => Err(Failure::new(
                 "sandbox.git_missing",
@@ -85,6 +88,16 @@ impl Git {
                 "Use an image that has git in its PATH, or add it to the image.",
             )),
         }
+    }
+
+    /// The same, and how what it commits is signed.
+    pub(crate) fn signing_with(self, signing: Option<Signing>) -> Self {
+        Self { signing, ..self }
+    }
+
+    /// How what it commits is signed, if it is.
+    pub(crate) fn signing(&self) -> Option<&Signing> {
+        self.signing.as_ref()
     }
 
     /// One of the plan's submodules, by its number from 1.

@@ -1,12 +1,11 @@
 //! What the agent left behind: changes that it did not commit, and the commits to push.
 
 use fabrica_core::failure::Failure;
-use fabrica_core::protocol::{Job, Pushed};
+use fabrica_core::protocol::Pushed;
 
-use super::checkout::Checkout;
-use super::git::{Git, args, identify};
+use super::checkout::{Checkout, Remotely};
+use super::git::{Git, args, git_failed};
 use super::submodules::Submodules;
-use crate::report::Reporter;
 
 /// How many subject lines are reported.
 const MAX_SUBJECTS: usize = 50;
@@ -28,11 +27,12 @@ pub(crate) async fn has_changes(git: &Git, checkout: &Checkout) -> bool {
 
 /// Commits what the agent changed and forgot to commit. What is ignored stays out.
 pub(crate) async fn commit_leftovers(
-    git: &Git,
+    remotely: Remotely<'_>,
     (checkout, submodules): (&Checkout, &Submodules),
-    job: &Job,
-    reporter: &Reporter,
 ) -> Result<(), Failure> {
+    let Remotely {
+        git, job, reporter, ..
+    } = remotely;
     let inside = || git.inside(&checkout.directory);
     let status = git
         .answer(args!(inside(), "status", "--porcelain", "--untracked-files=all"))
@@ -64,17 +64,21 @@ pub(crate) async fn commit_leftovers(
     } else {
         job.title.as_str()
     };
-    let mut command = args!(
-        inside(),
-        "commit",
-        "--quiet",
-        "--no-verify",
-        "--cleanup=verbatim",
-        "-m",
-        title
-    );
-    identify(&mut command, &job.committer);
-    git.answer(command).await?;
+    let commit = || {
+        args!(
+            remotely.committing(&checkout.directory),
+            "commit",
+            "--quiet",
+            "--no-verify",
+            "--cleanup=verbatim",
+            "-m",
+            title
+        )
+    };
+    let committed = remotely.commit(commit, || None).await?;
+    if !committed.success() {
+        return Err(git_failed(&committed));
+    }
     let files = status.lines().count();
     let what = if files == 1 {
         "1 file".to_owned()

@@ -6,7 +6,7 @@ use fabrica_core::failure::Failure;
 use fabrica_core::protocol::{Escalation, Urgency};
 
 use super::checkout::{Checkout, Remotely};
-use super::git::{args, identify};
+use super::git::args;
 
 /// How many files are named to the agent.
 const MAX_FILES: usize = 50;
@@ -87,7 +87,7 @@ impl Conflict {
 
 /// Puts the agent's commits on top of what others have pushed. Everything is committed.
 pub(crate) async fn rejoin(remotely: Remotely<'_>, checkout: &Checkout) -> Result<Rejoined, Failure> {
-    let Remotely { git, token, job, .. } = remotely;
+    let Remotely { git, token, .. } = remotely;
     let inside = || git.inside(&checkout.directory);
     let branch = format!("refs/heads/{}", checkout.branch);
     let tracking = format!("refs/remotes/origin/{}", checkout.branch);
@@ -124,23 +124,25 @@ pub(crate) async fn rejoin(remotely: Remotely<'_>, checkout: &Checkout) -> Resul
     remotely.again(fetch, || Ok(())).await?;
     let count = args!(inside(), "rev-list", "--count", format!("HEAD..{tracking}"));
     let theirs = git.answer(count).await?.parse().unwrap_or(u32::MAX);
-    let mut rebase = args!(
-        inside(),
-        "-c",
-        "rebase.autoStash=false",
-        "-c",
-        "rerere.enabled=false",
-        "rebase",
-        "--quiet",
-        "--no-verify",
-        "--no-gpg-sign",
-        "--rebase-merges",
-        "--keep-empty",
-        &tracking
-    );
-    identify(&mut rebase, &job.committer);
-    rebase.env("GIT_EDITOR", ":").env("GIT_SEQUENCE_EDITOR", ":");
-    if git.succeeds(rebase).await? {
+    let rebase = || {
+        let mut command = args!(
+            remotely.committing(&checkout.directory),
+            "-c",
+            "rebase.autoStash=false",
+            "-c",
+            "rerere.enabled=false",
+            "rebase",
+            "--quiet",
+            "--no-verify",
+            "--rebase-merges",
+            "--keep-empty",
+            &tracking
+        );
+        command.env("GIT_EDITOR", ":").env("GIT_SEQUENCE_EDITOR", ":");
+        command
+    };
+    let abort = || args!(inside(), "rebase", "--abort");
+    if remotely.commit(rebase, || Some(abort())).await?.success() {
         return Ok(Rejoined::Rebased(theirs));
     }
     let unmerged = args!(
@@ -154,7 +156,7 @@ pub(crate) async fn rejoin(remotely: Remotely<'_>, checkout: &Checkout) -> Resul
     );
     let files = git.answer(unmerged).await?;
     // A rebase that was refused before it began has nothing to abort.
-    git.run(args!(inside(), "rebase", "--abort")).await?;
+    git.run(abort()).await?;
     Ok(Rejoined::Conflict(Conflict {
         branch: checkout.branch.clone(),
         theirs,

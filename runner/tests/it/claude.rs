@@ -310,7 +310,7 @@ async fn a_limit_that_lasts_ends_the_attempt_and_the_conversation_is_kept() {
 }
 
 /// A sandbox with Claude Code itself.
-fn real_agent() -> Sandbox {
+pub(crate) fn real_agent() -> Sandbox {
     let program = std::env::var_os("FABRICA_TEST_CLAUDE").map(PathBuf::from);
     let program = program.expect("FABRICA_TEST_CLAUDE is not set: run `make test`");
     sandbox_with(&format!("#!/bin/sh\nexec {} \"$@\"\n", program.display()))

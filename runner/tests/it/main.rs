@@ -14,6 +14,7 @@ mod distrust;
 mod flood;
 mod place;
 mod session;
+mod signing;
 mod submodules;
 mod support;
 mod takeover;

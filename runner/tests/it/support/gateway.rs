@@ -21,7 +21,7 @@ use tokio::process::Command;
 use tokio::task::JoinHandle;
 
 use super::listener::Process;
-use super::{AGENT_TOKEN, RUNNER_TOKEN, model};
+use super::{AGENT_TOKEN, RUNNER_TOKEN, model, signer};
 
 /// What goes wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +36,8 @@ pub(crate) enum Fault {
     PushedTwice,
     /// The attempt is over after so many events.
     FencedAfter(usize),
+    /// Nothing is signed, with a code and words.
+    Unsigned(&'static str, &'static str),
 }
 
 /// What happens to the gateway's process.
@@ -79,6 +81,8 @@ struct Recorded {
     fault: Option<Fault>,
     refused_git: Vec<String>,
     script: Vec<String>,
+    /// The private key that commits are signed with.
+    signing_key: Option<PathBuf>,
     /// Which requests to the model, counted from 0, are refused, with which status and words.
     refusals: HashMap<usize, (u16, String)>,
     prompts: Vec<String>,
@@ -109,6 +113,7 @@ impl Gateway {
             .route("/session/job", get(job))
             .route("/session/events", post(events))
             .route("/session/artifacts/{name}", put(artifact).get(stored))
+            .route("/git/signature", post(signature))
             .route("/git/{*path}", any(repository))
             .route("/model/v1/messages", post(model))
             .layer(axum::extract::DefaultBodyLimit::disable())
@@ -187,6 +192,11 @@ impl Gateway {
 
     pub(crate) fn fail(&self, fault: Fault) {
         self.state.lock().unwrap().fault = Some(fault);
+    }
+
+    /// Signs commits with a key of `ssh-keygen`.
+    pub(crate) fn sign_with(&self, key: PathBuf) {
+        self.state.lock().unwrap().signing_key = Some(key);
     }
 
     /// The shell commands that the model asks for, one a turn.
@@ -354,6 +364,17 @@ async fn stored(
         Some(content) => content.into_response(),
         None => StatusCode::NOT_FOUND.into_response(),
     }
+}
+
+async fn signature(State(gateway): State<Arc<Gateway>>, headers: HeaderMap, body: Bytes) -> Response {
+    if !authorised(&headers, AGENT_TOKEN) {
+        return StatusCode::UNAUTHORIZED.into_response();
+    }
+    if let Some(Fault::Unsigned(code, words)) = gateway.fault() {
+        return (StatusCode::FORBIDDEN, [("x-fabrica-code", code)], words).into_response();
+    }
+    let key = gateway.state.lock().unwrap().signing_key.clone().unwrap();
+    signer::sign(&key, &body).into_response()
 }
 
 async fn repository(State(gateway): State<Arc<Gateway>>, request: Request) -> Response {

@@ -4,6 +4,7 @@ mod gateway;
 mod git;
 mod listener;
 mod model;
+mod signer;
 
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Output};
@@ -100,6 +101,24 @@ impl Sandbox {
 
     pub(crate) fn remote(&self) -> PathBuf {
         self.path("repositories/repository.git")
+    }
+
+    /// Gives the gateway a key, and has commits signed with it.
+    pub(crate) fn sign(&mut self) {
+        self.job.signing_key = Some(signer::make_key(self.directory.path()));
+        self.gateway.sign_with(self.path("signing-key"));
+    }
+
+    /// Whether git finds a commit of the remote to be signed with the gateway's key, by the job's committer.
+    pub(crate) fn is_signed(&self, commit: &str) -> bool {
+        let key = self.job.signing_key.as_deref().unwrap();
+        let committer = &self.job.committer.email;
+        signer::verifies(
+            &self.remote(),
+            &self.path("allowed-signers"),
+            (committer, key),
+            commit,
+        )
     }
 
     /// Starts the runner.
