@@ -32,6 +32,7 @@ dockerd docker.io
 docker docker-cli docker.io
 initdb|/usr/lib/postgresql/*/bin/initdb postgresql
 busybox busybox-static
+git-lfs git-lfs
 ssh-keygen openssh-client
 '
 purpose=${1:-demo}

@@ -78,6 +78,9 @@ pub struct Job {
     /// `/git/submodules/1.git`, and so on.
     #[serde(default)]
     pub submodules: Vec<String>,
+    /// Whether files that the repository and its submodules keep in Git LFS are fetched, and those of the work uploaded.
+    #[serde(default = "yes")]
+    pub large_files: bool,
     /// The branch to start from; `None` is the remote's default branch.
     pub base: Option<String>,
     /// The branch to work on and to push.
@@ -127,6 +130,10 @@ pub struct Job {
     /// The number of the last note to the agent that it knows, or that stands in [`Resume::prompt`]; 0 is none.
     #[serde(default)]
     pub heard: u32,
+}
+
+const fn yes() -> bool {
+    true
 }
 
 const fn one() -> u32 {

@@ -75,7 +75,9 @@ impl Commands {
         set(QUESTIONS_VARIABLE, asking.questions().directory().as_os_str());
         set("LANG", "C.UTF-8".as_ref());
         set("GIT_TERMINAL_PROMPT", "0".as_ref());
-        set(SKIP_SMUDGE.0, SKIP_SMUDGE.1.as_ref());
+        if git.large_files().is_none() {
+            set(SKIP_SMUDGE.0, SKIP_SMUDGE.1.as_ref());
+        }
         set("FABRICA_SESSION", job.session.to_string().as_ref());
         set("FABRICA_TASK", task.as_os_str());
         for (name, value) in git.credential(&environment.agent_token) {

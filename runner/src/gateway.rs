@@ -212,16 +212,51 @@ impl Gateway {
 
     /// Pushes as git would, but without a git: no process but this one ever has the token. Returns the report.
     pub(crate) async fn receive_pack(&self, upload: Upload) -> Result<Bytes, GatewayError> {
-        let mib = u32::try_from(upload.length().div_ceil(1024 * 1024)).unwrap_or(u32::MAX);
         let kind = "application/x-git-receive-pack-request";
         let path = "/git/repository.git/git-receive-pack";
-        let request = request(Method::POST, path, &self.runner, Some((kind, upload)))?;
+        self.publish(Method::POST, path, (kind, upload), MAX_REPORT).await
+    }
+
+    /// Asks which files in Git LFS are to be uploaded, as the batch API has it.
+    pub(crate) async fn large_files(&self, question: Vec<u8>) -> Result<Bytes, GatewayError> {
+        let content = (
+            "application/vnd.git-lfs+json",
+            Upload::from(Bytes::from(question)),
+        );
+        let path = "/git/repository.git/info/lfs/objects/batch";
+        self.publish(Method::POST, path, content, MAX_ANSWER).await
+    }
+
+    /// Uploads one of them.
+    pub(crate) async fn store_large_file(
+        &self,
+        oid: &str,
+        size: u64,
+        content: Upload,
+    ) -> Result<(), GatewayError> {
+        let path = format!("/git/repository.git/info/lfs/objects/{oid}?size={size}");
+        let content = ("application/octet-stream", content);
+        self.publish(Method::PUT, &path, content, MAX_REPORT)
+            .await
+            .map(drop)
+    }
+
+    /// Sends something to the git host, and returns its answer.
+    async fn publish(
+        &self,
+        method: Method,
+        path: &str,
+        content: (&'static str, Upload),
+        limit: usize,
+    ) -> Result<Bytes, GatewayError> {
+        let mib = u32::try_from(content.1.length().div_ceil(1024 * 1024)).unwrap_or(u32::MAX);
+        let request = request(method, path, &self.runner, Some(content))?;
         self.exchange(
             PATIENCE_WITH_HOST + PATIENCE_FOR_MIB * mib,
             request,
             async |answer| {
                 let answer = accepted(answer).await?;
-                let body = Limited::new(answer.into_body(), MAX_REPORT).collect().await;
+                let body = Limited::new(answer.into_body(), limit).collect().await;
                 Ok(body.map_err(GatewayError::Away)?.to_bytes())
             },
         )

@@ -1,5 +1,7 @@
 //! One session from the clone to the push.
 
+mod publishing;
+
 use std::convert::Infallible;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -21,9 +23,8 @@ use crate::inbox::{self, Inbox};
 use crate::process::Processes;
 use crate::report::Reporter;
 use crate::repository::{
-    Checkout, Git, Pusher, Rejoined, Remotely, Submodules, Work, check_out, clone, commit_leftovers,
-    has_changes, inspect, preflight, rejoin, still_there, tell_large_files, tell_unsigned, template,
-    template_path, working_directory,
+    Checkout, Filter, Git, Rejoined, Remotely, Submodules, bring, check_out, clone, commit_leftovers,
+    configure, has_changes, preflight, rejoin, still_there, template, template_path, working_directory,
 };
 use crate::signing::Signing;
 use crate::stop::{Reason, Stop};
@@ -130,7 +131,13 @@ impl Session {
                         unfinished: self.job.finish,
                     })
                 }
-                Err(failure) => failed(failure, None),
+                Err(failure) => {
+                    // What nobody takes as a branch may be taken as a checkpoint.
+                    if let Err(second) = self.within_limits(self.secure(&checkpointer)).await {
+                        checkpointer.tell(&second).await;
+                    }
+                    failed(failure, None)
+                }
             },
             Ok(Worked::Asked(question)) => match self.within_limits(self.secure(&checkpointer)).await {
                 Ok(()) => RunnerEvent::Escalation(question),
@@ -161,12 +168,14 @@ impl Session {
             self.address.clone(),
         )?;
         let signing = Signing::find(&git, &self.environment, &self.job).await?;
-        let git = git.signing_with(signing);
+        let large_files = Filter::find(&self.environment.path).filter(|_| self.job.large_files);
+        let git = git.signing_with(signing).keeping_large_files_with(large_files);
         preflight(&self.gateway, Service::UploadPack).await?;
         let directory = self.environment.repository();
         let remotely = self.remotely(&git);
         let checkout = clone(remotely, &directory).await?;
         Signing::configure(&git, &directory).await?;
+        configure(&git, &directory, Service::UploadPack).await?;
         let checkpoint = self
             .job
             .resume
@@ -176,7 +185,7 @@ impl Session {
             Some(checkpoint) => restore(remotely, &checkout, checkpoint).await?,
             None => None,
         };
-        tell_large_files(remotely, &checkout).await;
+        bring(remotely, &directory, Service::UploadPack).await?;
         let submodules = check_out(remotely, &checkout).await?;
         let directory = working_directory(&directory, self.job.path.as_deref())?;
         Ok(Prepared {
@@ -436,33 +445,6 @@ impl Session {
             // Without it nothing fails.
             let _ = self.within_limits(upload).await;
         }
-    }
-
-    /// Pushes what there is. From here on no process of the agent may live: git is given the runner's token.
-    async fn publish(&self, git: &Git, checkout: &Checkout) -> Result<Option<Pushed>, Failure> {
-        self.kill_all_others("the commits are not pushed").await?;
-        let Some(Work { pushed, published }) = inspect(git, checkout).await? else {
-            return Ok(None);
-        };
-        if !published {
-            tell_unsigned(git, checkout, &pushed, &self.reporter).await;
-            let pusher = Pusher {
-                git,
-                gateway: &self.gateway,
-                token: &self.environment.runner_token,
-                workspace: &self.environment.workspace,
-            };
-            pusher.push(checkout, &pushed).await?;
-            let commits = if pushed.commits == 1 {
-                "1 commit"
-            } else {
-                &format!("{} commits", pushed.commits)
-            };
-            self.reporter
-                .progress("push", format!("Pushed {} with {commits}", pushed.branch))
-                .await;
-        }
-        Ok(Some(pushed))
     }
 
     /// Lets the last steps end even if a stop is requested meanwhile, but not for ever.

@@ -62,6 +62,7 @@ pub(super) fn job(
         submodules: (plan.submodules.iter())
             .filter_map(|submodule| submodule.http_url().map(ToString::to_string))
             .collect(),
+        large_files: plan.large_files,
         base: plan.base.clone(),
         branch: branch(plan, fence),
         path: plan.path.clone(),

@@ -53,6 +53,7 @@ pub(super) struct Frontmatter {
     pub(super) repo: Option<String>,
     #[serde(default)]
     submodules: Vec<String>,
+    lfs: Option<bool>,
     pub(super) title: Option<String>,
     #[serde(default, deserialize_with = "branch_name")]
     pub(super) base: Option<String>,
@@ -125,6 +126,7 @@ impl Frontmatter {
         Plan {
             repository,
             submodules,
+            large_files: self.lfs.unwrap_or(true),
             title,
             base: self.base,
             branch: self.branch,

@@ -45,6 +45,8 @@ pub struct Plan {
     pub repository: Repository,
     /// Repositories that may be fetched as submodules of it. All are on its host.
     pub submodules: Vec<Repository>,
+    /// Whether files that these keep in Git LFS are fetched; otherwise pointers stand in their place.
+    pub large_files: bool,
     /// The title: from the frontmatter, else the first heading, else "Untitled".
     pub title: String,
     /// The branch to start from; `None` is the remote's default branch.

@@ -19,6 +19,7 @@ fn the_minimal_plan_works() {
     assert_eq!(plan.agent, Agent::Claude);
     assert_eq!(plan.task, "Fix the rounding.\n");
     assert_eq!(plan.limits, Limits::default());
+    assert!(plan.large_files);
 }
 
 #[test]
@@ -27,6 +28,7 @@ fn every_key_is_read() {
         "---\n\
          repo: ssh://git@git.example.com:2222/acme/billing.git\n\
          submodules: [\"https://git.example.com/acme/money.git\", \"git@git.example.com:acme/time.git\"]\n\
+         lfs: false\n\
          title: Add idempotency keys\n\
          base: main\n\
          branch: fabrica/idempotency\n\
@@ -51,6 +53,7 @@ fn every_key_is_read() {
     assert_eq!(plan.repository.slug().as_deref(), Some("acme/billing"));
     let submodules: Vec<_> = plan.submodules.iter().filter_map(Repository::slug).collect();
     assert_eq!(submodules, ["acme/money", "acme/time"]);
+    assert!(!plan.large_files);
     assert_eq!(plan.base.as_deref(), Some("main"));
     assert_eq!(plan.branch.as_deref(), Some("fabrica/idempotency"));
     assert_eq!(plan.path.as_deref(), Some("services/billing api"));
@@ -113,6 +116,7 @@ fn errors_name_place_key_and_remedy() {
         "---\nrepo: https://h.example/a/b\nbase: main\nbranch: main\n---\nbody\n",
         "---\nrepo: https://h.example/a/b\npath: ../other\n---\nbody\n",
         "---\nrepo: https://h.example/a/b\nsubmodules: https://h.example/a/c\n---\nbody\n",
+        "---\nrepo: https://h.example/a/b\nlfs: sometimes\n---\nbody\n",
         "---\nrepo: https://h.example/a/b\nsubmodules: [\"https://other.example/a/c\"]\n---\nbody\n",
         "---\nrepo: https://h.example/a/b\ntitle: x\nsubmodules: [\"ext::sh -c touch\"]\n---\nbody\n",
         "---\nrepo: https://h.example/a/b\nimage: --privileged\n---\nbody\n",

@@ -8,27 +8,21 @@ use fabrica_core::failure::Failure;
 use fabrica_core::plan::Agent;
 use fabrica_core::protocol::{Checkpoint, Job, RunnerEvent};
 use tokio::sync::Mutex;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 use tracing::warn;
 
 use super::push::Remote;
 use super::snapshot::{Snapshot, take};
 use crate::agent::Claude;
 use crate::environment::{Environment, Token};
-use crate::gateway::{Gateway, Service};
+use crate::gateway::Gateway;
 use crate::inbox::Inbox;
 use crate::report::Reporter;
-use crate::repository::{Checkout, Git, preflight};
+use crate::repository::{Checkout, Git, persistently};
 use crate::transcript::{self, Transcript};
 
 /// How long git may take to look at the clone.
 const PATIENCE_WITH_GIT: Duration = Duration::from_mins(5);
-/// How long a checkpoint is tried while nothing presses, counted from when the gateway was away last.
-const PATIENCE: Duration = Duration::from_mins(10);
-/// The longest pause between two tries.
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// The same if it was the gateway that was away.
-const AWAY_PAUSE: Duration = Duration::from_millis(200);
 
 /// The newest checkpoint.
 #[derive(Debug, Clone)]
@@ -61,6 +55,8 @@ struct State {
     left_out: Vec<String>,
     /// Whether people know that it does not work.
     told: bool,
+    /// Whether they know that it works without files in Git LFS only.
+    large_files_told: bool,
 }
 
 impl<'a> Checkpointer<'a> {
@@ -107,31 +103,7 @@ impl<'a> Checkpointer<'a> {
     /// Makes a checkpoint, and tries for as long as there is hope. If nothing is new, the last one is reported again
     /// with the conversation of now.
     pub(crate) async fn patiently(&self) -> Result<(), Failure> {
-        let mut started = Instant::now();
-        let mut pause = Duration::from_millis(500);
-        loop {
-            let disturbances = self.gateway.disturbances();
-            let failure = match self.make(true).await {
-                Ok(()) => return Ok(()),
-                Err(failure) => failure,
-            };
-            let away = self.gateway.disturbances() > disturbances;
-            if !failure.retryable && !away {
-                return Err(failure);
-            }
-            warn!(%failure, "the checkpoint is tried again");
-            preflight(self.gateway, Service::ReceivePack).await?;
-            if away {
-                started = Instant::now();
-                sleep(AWAY_PAUSE).await;
-                continue;
-            }
-            if started.elapsed() > PATIENCE {
-                return Err(failure);
-            }
-            sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
-        }
+        persistently(self.gateway, || self.make(true)).await
     }
 
     /// Reports that everything is on the branch, at that commit, or was never anywhere else: whoever goes on begins there.
@@ -186,6 +158,10 @@ impl<'a> Checkpointer<'a> {
             Some(last) => last.commit.clone(),
             None => {
                 let commit = self.push(&mut state.remote, &snapshot).await?;
+                if let Some(failure) = state.remote.without_large_files.take() {
+                    self.tell_without_large_files(&mut state.large_files_told, &failure)
+                        .await;
+                }
                 state.last = Some(Last {
                     snapshot: snapshot.clone(),
                     commit: commit.clone(),
@@ -217,6 +193,13 @@ impl<'a> Checkpointer<'a> {
         }
         let path = Claude::transcript(self.environment, self.job)?;
         transcript::read(&path)
+    }
+
+    async fn tell_without_large_files(&self, told: &mut bool, failure: &Failure) {
+        if !std::mem::replace(told, true) {
+            let message = format!("New files in Git LFS are not in checkpoints: {failure}");
+            self.reporter.progress("checkpoint", message).await;
+        }
     }
 
     async fn tell_left_out(&self, left_out: &[String]) {

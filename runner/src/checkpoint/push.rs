@@ -11,7 +11,7 @@ use super::pack::{MAX_PACK, pack};
 use super::snapshot::{Snapshot, commit};
 use super::wire::{Advertisement, Report, prelude, report};
 use crate::gateway::Service;
-use crate::repository::{args, refused, shallow};
+use crate::repository::{Uploader, args, refused, shallow};
 use crate::upload::Upload;
 
 /// How long git may take to make the pack.
@@ -24,6 +24,8 @@ pub(super) struct Remote {
     value: Value,
     /// What was sent last, if nothing was heard of it.
     sent: Option<(Snapshot, String)>,
+    /// Why the last checkpoint has files in Git LFS only as pointers to nothing.
+    pub(super) without_large_files: Option<Failure>,
 }
 
 /// The value of the reference.
@@ -52,9 +54,25 @@ impl Checkpointer<'_> {
             remote.value = Value::Commit(commit.clone());
             return Ok(commit);
         }
-        let (commit, upload) = timeout(PATIENCE_WITH_GIT, self.prepare(previous.as_deref(), snapshot))
-            .await
-            .unwrap_or_else(|_| Err(super::checkpointer::slow()))?;
+        let mut without = self.checkout.known();
+        without.extend(previous.as_deref());
+        let (commit, upload) = timeout(
+            PATIENCE_WITH_GIT,
+            self.prepare(previous.as_deref(), &without, snapshot),
+        )
+        .await
+        .unwrap_or_else(|_| Err(super::checkpointer::slow()))?;
+        let large_files = Uploader {
+            git: self.git,
+            gateway: self.gateway,
+            checkout: self.checkout,
+        };
+        match large_files.upload(&commit, &without).await {
+            // Code that is safe is worth more than none; the push of the branch says it again.
+            Err(failure) if !failure.retryable => remote.without_large_files = Some(failure),
+            // What is missing is told when the branch is pushed.
+            uploaded => drop(uploaded?),
+        }
         remote.value = Value::Uncertain;
         remote.sent = Some((snapshot.clone(), commit.clone()));
         let answer = self
@@ -88,6 +106,7 @@ impl Checkpointer<'_> {
     async fn prepare(
         &self,
         previous: Option<&str>,
+        without: &[&str],
         snapshot: &Snapshot,
     ) -> Result<(String, Upload), Failure> {
         let directory = &self.checkout.directory;
@@ -95,12 +114,7 @@ impl Checkpointer<'_> {
             self.fetch(previous).await?;
         }
         let commit = commit(self.git, directory, &self.job.committer, snapshot, previous).await?;
-        let mut without = vec![self.checkout.base_commit.as_str()];
-        if self.checkout.published {
-            without.push(&self.checkout.start);
-        }
-        without.extend(previous);
-        let file = pack(self.git, directory, &self.scratch, (&commit, &without), MAX_PACK).await?;
+        let file = pack(self.git, directory, &self.scratch, (&commit, without), MAX_PACK).await?;
         let damaged = |error: io::Error| {
             Failure::new(
                 "repository.damaged",

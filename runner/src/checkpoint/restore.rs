@@ -6,6 +6,7 @@ use fabrica_core::protocol::Checkpoint;
 use super::checkpointer::Last;
 use super::snapshot::Snapshot;
 use super::wire::is_commit;
+use crate::gateway::Service;
 use crate::repository::{Checkout, Remotely, args, git_failed, meet};
 
 /// Makes the clone what the agent's was: the commits, the index and the files.
@@ -23,21 +24,22 @@ pub(crate) async fn restore(
     let last = find(remotely, checkout, &checkpoint.commit, Some(&checkpoint.head)).await?;
     meet(remotely, checkout, &last.snapshot.head).await?;
     let git = remotely.git;
-    let inside = || {
-        let mut command = git.inside(&checkout.directory);
-        // Large files may have to be fetched.
-        command.envs(git.credential(remotely.token));
-        command
-    };
+    let inside = || git.inside(&checkout.directory);
     let Snapshot {
         head, branch, index, ..
     } = &last.snapshot;
     let tip = branch.as_ref().unwrap_or(head);
-    let switch = args!(inside(), "checkout", "--quiet", "--force", "--no-track", "-B");
+    let staged = format!("{}^2", checkpoint.commit);
+    let commits = [&checkpoint.commit, &staged, head, tip].map(String::as_str);
+    remotely
+        .fetch_large_files(&checkout.directory, Service::UploadPack, &commits)
+        .await?;
+    let smudging = || remotely.smudging(inside(), Service::UploadPack);
+    let switch = args!(smudging(), "checkout", "--quiet", "--force", "--no-track", "-B");
     git.answer(args!(switch, &checkout.branch, tip)).await?;
     if tip != head {
         git.answer(args!(
-            inside(),
+            smudging(),
             "checkout",
             "--quiet",
             "--force",
@@ -46,8 +48,8 @@ pub(crate) async fn restore(
         ))
         .await?;
     }
-    git.answer(args!(inside(), "read-tree", "--reset", "-u", &checkpoint.commit))
-        .await?;
+    let files = args!(smudging(), "read-tree", "--reset", "-u", &checkpoint.commit);
+    git.answer(files).await?;
     git.answer(args!(inside(), "read-tree", index)).await?;
     // It says by its exit code whether files differ from the index.
     git.run(args!(inside(), "update-index", "-q", "--refresh"))

@@ -49,6 +49,17 @@ pub(crate) struct Checkout {
     pub(crate) published: bool,
 }
 
+impl Checkout {
+    /// Commits that the remote had before the session's own.
+    pub(crate) fn known(&self) -> Vec<&str> {
+        let start = self.published.then_some(self.start.as_str());
+        [Some(self.base_commit.as_str()), start]
+            .into_iter()
+            .flatten()
+            .collect()
+    }
+}
+
 /// Clones the repository and checks out the job's branch: a new one from the base, or the one that is there already,
 /// be it from an earlier attempt or because the plan names it.
 pub(crate) async fn clone(remotely: Remotely<'_>, directory: &Path) -> Result<Checkout, Failure> {

@@ -10,7 +10,7 @@ use fabrica_core::protocol::Identity;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::{ChildStdin, Command};
 
-use super::large_files::SKIP_SMUDGE;
+use super::large_files::{Filter, SKIP_SMUDGE};
 use crate::environment::Token;
 use crate::process::{Process, Processes};
 use crate::signing::Signing;
@@ -42,6 +42,7 @@ pub(crate) struct Git {
     processes: Processes,
     address: String,
     signing: Option<Signing>,
+    large_files: Option<Filter>,
 }
 
 /// What git said.
@@ -81,6 +82,7 @@ impl Git {
                 processes,
                 address,
                 signing: None,
+                large_files: None,
             }),
             None => Err(Failure::new(
                 "sandbox.git_missing",
@@ -98,6 +100,16 @@ impl Git {
     /// How what it commits is signed, if it is.
     pub(crate) fn signing(&self) -> Option<&Signing> {
         self.signing.as_ref()
+    }
+
+    /// The same, and what keeps files in Git LFS.
+    pub(crate) fn keeping_large_files_with(self, large_files: Option<Filter>) -> Self {
+        Self { large_files, ..self }
+    }
+
+    /// What keeps files in Git LFS, if anything does.
+    pub(crate) fn large_files(&self) -> Option<&Filter> {
+        self.large_files.as_ref()
     }
 
     /// One of the plan's submodules, by its number from 1.
@@ -147,6 +159,9 @@ impl Git {
             .stderr(Stdio::piped());
         for setting in HARDENED {
             command.arg("-c").arg(setting);
+        }
+        for (key, value) in Filter::settings(self.large_files()) {
+            command.arg("-c").arg(format!("{key}={value}"));
         }
         command
     }

@@ -4,6 +4,7 @@ mod checkout;
 mod git;
 mod large_files;
 mod leftovers;
+mod persistence;
 mod preflight;
 mod push;
 mod rejoin;
@@ -14,8 +15,9 @@ mod working_directory;
 
 pub(crate) use checkout::{Checkout, Remotely, clone, meet};
 pub(crate) use git::{Git, args, git_failed, identify};
-pub(crate) use large_files::{SKIP_SMUDGE, tell_large_files};
+pub(crate) use large_files::{Filter, SKIP_SMUDGE, Uploader, bring, configure};
 pub(crate) use leftovers::{Work, commit_leftovers, has_changes, inspect};
+pub(crate) use persistence::persistently;
 pub(crate) use preflight::{preflight, refused};
 pub(crate) use push::{Pusher, shallow};
 pub(crate) use rejoin::{Conflict, Rejoined, rejoin};

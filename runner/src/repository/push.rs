@@ -3,31 +3,24 @@
 //! The agent may have written anything into its clone's configuration. So the token never meets that: the push is
 //! made from a fresh directory that only borrows the clone's objects, after every other process is dead.
 
+use fabrica_core::clock::{Entropy as _, SystemEntropy};
+use fabrica_core::failure::Failure;
+use fabrica_core::protocol::Pushed;
 use std::fs::DirBuilder;
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
-
-use fabrica_core::clock::{Entropy as _, SystemEntropy};
-use fabrica_core::failure::Failure;
-use fabrica_core::protocol::Pushed;
 use tokio::process::Command;
 use tokio::time::{Instant, sleep};
 
 use super::checkout::Checkout;
 use super::git::{Git, Output, args, git_failed};
+use super::persistence::{AWAY_PAUSE, LONGEST_PAUSE, PATIENCE, PAUSE};
 use super::preflight::preflight;
 use crate::distrusted;
 use crate::environment::Token;
 use crate::gateway::{Gateway, Service};
 
-/// How long a push is tried while nothing presses, counted from when the gateway was away last.
-const PATIENCE: Duration = Duration::from_mins(10);
-/// The longest pause between two tries.
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// The same if it was the gateway that was away.
-const AWAY_PAUSE: Duration = Duration::from_millis(200);
 /// How long the list of a shallow clone's ends may be.
 const MAX_SHALLOW: u64 = 1024 * 1024;
 
@@ -47,7 +40,7 @@ impl Pusher<'_> {
         let bare = self.bare(checkout).await?;
         let refspec = format!("{}:refs/heads/{}", pushed.head, pushed.branch);
         let mut started = Instant::now();
-        let mut pause = Duration::from_millis(500);
+        let mut pause = PAUSE;
         loop {
             let disturbances = self.gateway.disturbances();
             let output = self.git.run(self.command(&bare, &refspec)).await?;

@@ -7,6 +7,7 @@ use fabrica_core::protocol::{Escalation, Urgency};
 
 use super::checkout::{Checkout, Remotely};
 use super::git::args;
+use crate::gateway::Service;
 
 /// How many files are named to the agent.
 const MAX_FILES: usize = 50;
@@ -122,11 +123,14 @@ pub(crate) async fn rejoin(remotely: Remotely<'_>, checkout: &Checkout) -> Resul
         command
     };
     remotely.again(fetch, || Ok(())).await?;
+    remotely
+        .fetch_large_files(&checkout.directory, Service::UploadPack, &[tracking.as_str()])
+        .await?;
     let count = args!(inside(), "rev-list", "--count", format!("HEAD..{tracking}"));
     let theirs = git.answer(count).await?.parse().unwrap_or(u32::MAX);
     let rebase = || {
         let mut command = args!(
-            remotely.committing(&checkout.directory),
+            remotely.smudging(remotely.committing(&checkout.directory), Service::UploadPack),
             "-c",
             "rebase.autoStash=false",
             "-c",

@@ -12,6 +12,7 @@ mod checkpoint;
 mod claude;
 mod distrust;
 mod flood;
+mod large_files;
 mod place;
 mod session;
 mod signing;

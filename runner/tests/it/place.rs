@@ -159,10 +159,11 @@ async fn files_in_git_lfs_are_told_to_be_pointers_and_no_program_of_an_image_fet
     let pointers = |lines: Vec<&str>| lines.iter().any(|line| line.contains("they are pointers only"));
     let sandbox = sandbox("echo \"skip $GIT_LFS_SKIP_SMUDGE\"; cat picture");
     assert!(!pointers(sandbox.run().await.progress()));
-    let sandbox = self::sandbox("echo \"skip $GIT_LFS_SKIP_SMUDGE\"; cat picture");
+    let mut sandbox = self::sandbox("echo \"skip $GIT_LFS_SKIP_SMUDGE\"; cat picture");
     sandbox.change_on_remote(
         "echo '*.md text' >.gitattributes; echo 'picture filter=lfs diff=lfs merge=lfs -text' >services/billing/.gitattributes; echo version >services/billing/picture",
     );
+    sandbox.job.large_files = false;
     let end = sandbox.run().await;
     assert!(pointers(end.progress()), "{:?}", end.progress());
     assert_eq!(end.output(), ["skip 1", "version"]);

@@ -275,6 +275,7 @@ pub(crate) fn access(attempt: u32, repository: &Repository, sink: &Arc<Recording
             task: "The task.".into(),
             repository: None,
             submodules: vec![],
+            large_files: true,
             base: Some("main".into()),
             branch: BRANCH.into(),
             path: None,

@@ -5,6 +5,7 @@ use std::path::Path;
 use fabrica_core::failure::Failure;
 
 use super::{Submodule, Submodules, has_commit};
+use crate::gateway::Service;
 use crate::report::Reporter;
 use crate::repository::{Checkout, Git, Remotely, args};
 
@@ -121,7 +122,12 @@ impl Submodules {
                     .await
                     .is_ok_and(|files| files == 0);
             let moved = untouched && submodule.published(remotely, &commit).await? && {
-                let switch = args!(inside(), "checkout", "--quiet", "--detach", &commit);
+                let service = Service::Submodule(submodule.number);
+                remotely
+                    .fetch_large_files(&submodule.directory, service, &[commit.as_str()])
+                    .await?;
+                let switch = remotely.smudging(inside(), service);
+                let switch = args!(switch, "checkout", "--quiet", "--detach", &commit);
                 git.succeeds(switch).await?
             };
             let short = commit.get(..10).unwrap_or(&commit);

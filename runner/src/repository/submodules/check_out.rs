@@ -10,7 +10,7 @@ use super::address::{Address, look_up};
 use super::listing::{Entry, recorded};
 use super::{Submodule, Submodules, has_commit};
 use crate::gateway::Service;
-use crate::repository::{Checkout, Remotely, args, preflight};
+use crate::repository::{Checkout, Remotely, args, bring, configure, preflight};
 
 /// How deep submodules of submodules are followed.
 const MAX_DEPTH: usize = 5;
@@ -131,6 +131,11 @@ async fn take(
         &entry.commit
     ))
     .await?;
+    let service = Service::Submodule(number);
+    configure(git, &directory, service).await?;
+    bring(remotely, &directory, service)
+        .await
+        .map_err(|failure| of(path, failure))?;
     let short = entry.commit.get(..10).unwrap_or(&entry.commit);
     reporter
         .progress("clone", format!("Checked out the submodule {path} at {short}"))

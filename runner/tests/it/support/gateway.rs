@@ -20,6 +20,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 use tokio::task::JoinHandle;
 
+use super::large_files::LargeFiles;
 use super::listener::Process;
 use super::{AGENT_TOKEN, RUNNER_TOKEN, model, signer};
 
@@ -70,6 +71,7 @@ pub(crate) struct Gateway {
     puts_off: AtomicBool,
     /// How long a delivery takes.
     delay: Mutex<Duration>,
+    pub(crate) large_files: LargeFiles,
 }
 
 #[derive(Default)]
@@ -99,6 +101,7 @@ impl Gateway {
             awaited: Mutex::default(),
             puts_off: AtomicBool::new(false),
             delay: Mutex::default(),
+            large_files: LargeFiles::default(),
         });
         gateway.open();
         gateway
@@ -390,6 +393,10 @@ async fn repository(State(gateway): State<Arc<Gateway>>, request: Request) -> Re
     }) {
         gateway.state.lock().unwrap().refused_git.push(path);
         return StatusCode::UNAUTHORIZED.into_response();
+    }
+    if path.contains("/info/lfs/objects/") {
+        let may_upload = authorised(headers, RUNNER_TOKEN);
+        return gateway.large_files.serve(request, may_upload).await;
     }
     if let Some(Fault::Repository(status, code, words)) = gateway.fault() {
         let status = StatusCode::from_u16(status).unwrap();

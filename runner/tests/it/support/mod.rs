@@ -2,6 +2,7 @@
 
 mod gateway;
 mod git;
+mod large_files;
 mod listener;
 mod model;
 mod signer;
@@ -24,6 +25,7 @@ use tokio::time::{sleep, timeout};
 
 pub(crate) use gateway::{Fault, Gateway, Moment, Trouble};
 pub(crate) use git::git;
+pub(crate) use large_files::pointer;
 
 /// The token that no agent may see.
 pub(crate) const RUNNER_TOKEN: &str = "fabrica-runner-canary-5b1f";
@@ -62,6 +64,7 @@ impl Sandbox {
             task: "Write a greeting.\n".into(),
             repository: Some("https://git.example.com/acme/app.git".into()),
             submodules: vec![],
+            large_files: true,
             base: None,
             branch: "fabrica/5c0ffee0".into(),
             path: None,
@@ -267,6 +270,14 @@ impl Sandbox {
     /// Adds a commit to `main` of the remote with what a shell script changes.
     pub(crate) fn change_on_remote(&self, script: &str) {
         git::commit_script(&self.remote(), &self.path("changing"), script);
+    }
+
+    /// Begins a branch of the remote at `main`, with what a shell script changes.
+    pub(crate) fn change_branch_on_remote(&self, branch: &str, script: &str) {
+        let main = self.ask_remote(&["rev-parse", "main"]);
+        self.change_on_remote(script);
+        self.ask_remote(&["update-ref", &format!("refs/heads/{branch}"), "main"]);
+        self.ask_remote(&["update-ref", "refs/heads/main", &main]);
     }
 
     fn git_in_remote(&self, arguments: &[&str]) -> Output {
