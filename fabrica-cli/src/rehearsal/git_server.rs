@@ -1,6 +1,7 @@
 //! A git server over smart HTTP, whose every repository is private.
 
 mod cgi;
+mod large_files;
 
 use std::path::{Path, PathBuf};
 
@@ -56,7 +57,7 @@ pub struct GitRequest {
 /// Serves the bare repositories of a directory through git's own `http-backend`.
 ///
 /// Any user name will do, the password must be the forge token, for fetch and push alike. Hooks of the
-/// repositories run.
+/// repositories run. What they keep in Git LFS is served too.
 #[derive(Debug, Clone)]
 pub struct GitServer {
     root: PathBuf,
@@ -116,6 +117,10 @@ impl GitServer {
         let Some(path) = self.known_path(request.uri().path()) else {
             return (StatusCode::NOT_FOUND, "repository not found\n").into_response();
         };
+        if let Some((repository, inside)) = path.split_once("/info/lfs/objects/") {
+            let repository = self.root.join(repository.trim_start_matches('/'));
+            return large_files::serve(&repository, inside, request).await;
+        }
         match cgi::serve(&self.backend, &self.root, &path, request).await {
             Ok(response) => response,
             Err(error) => {

@@ -42,6 +42,6 @@ pub use git_server::{Credential, GitOperation, GitRequest, GitServer};
 pub use messages_api::{
     ApiOptions, Block, Case, Fault, RecordedRequest, Script, ScriptedMessagesApi, Turn, Usage,
 };
-pub use repository::{BareRepository, SourceFile};
+pub use repository::{BareRepository, SourceFile, large_file_pointer};
 pub use sample::SampleRepository;
 pub use stage::{Rehearsal, RehearsalOptions};

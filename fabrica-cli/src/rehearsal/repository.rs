@@ -2,6 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
+use sha2::{Digest as _, Sha256};
+
 use super::{error::RehearsalError, git};
 
 /// Whoever wrote the first commit, and when: the same in every rehearsal, so that its id is too.
@@ -162,6 +165,30 @@ impl BareRepository {
         Ok(count.trim().parse().unwrap_or(0))
     }
 
+    /// Keeps content in Git LFS, and returns the pointer that a commit has in its place.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn keep_large_file(&self, content: &str) -> Result<String, RehearsalError> {
+        let path = self.large_file(content);
+        let directory = path.parent().unwrap_or(&self.path);
+        let written = std::fs::create_dir_all(directory).and_then(|()| std::fs::write(&path, content));
+        written.map_err(|source| RehearsalError::Write {
+            path: path.clone(),
+            source,
+        })?;
+        Ok(large_file_pointer(content))
+    }
+
+    /// Whether that content is in Git LFS.
+    pub fn has_large_file(&self, content: &str) -> bool {
+        self.large_file(content).is_file()
+    }
+
+    fn large_file(&self, content: &str) -> PathBuf {
+        large_file(&self.path, &hash(content)).unwrap_or_default()
+    }
+
     /// Installs a hook, for instance a `post-receive` that keeps a ledger of its own.
     ///
     /// # Errors
@@ -179,6 +206,28 @@ impl BareRepository {
         let output = git::run(&self.path, arguments, b"").await?;
         Ok(String::from_utf8_lossy(&output).into_owned())
     }
+}
+
+/// The file of an object in Git LFS, where git-lfs has it in a bare repository; nothing if its name is none.
+pub(super) fn large_file(repository: &Path, name: &str) -> Option<PathBuf> {
+    let plain = name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
+    plain.then(|| {
+        let objects = repository.join("lfs/objects");
+        objects.join(&name[..2]).join(&name[2..4]).join(name)
+    })
+}
+
+/// What a commit has in the place of content that is kept in Git LFS.
+pub fn large_file_pointer(content: &str) -> String {
+    format!(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:{}\nsize {}\n",
+        hash(content),
+        content.len()
+    )
+}
+
+fn hash(content: &str) -> String {
+    format!("{:x}", Bytes::copy_from_slice(&Sha256::digest(content)))
 }
 
 fn is_plain(name: &str) -> bool {

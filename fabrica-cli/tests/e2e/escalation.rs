@@ -58,7 +58,7 @@ impl World {
     }
 
     /// `fabrica answer`, which has to succeed.
-    async fn answer(&self, id: SessionId, text: &str) -> Result<()> {
+    pub(crate) async fn answer(&self, id: SessionId, text: &str) -> Result<()> {
         let output = self
             .command(&["answer", &id.short(), text, "--as", "Ada"])?
             .output()
@@ -72,7 +72,7 @@ impl World {
     }
 
     /// `fabrica resume`, to its end.
-    async fn resume(&self, id: SessionId) -> Result<Run> {
+    pub(crate) async fn resume(&self, id: SessionId) -> Result<Run> {
         let child = self.command(&["resume", &id.to_string()])?.spawn()?;
         self.finish(child).await
     }

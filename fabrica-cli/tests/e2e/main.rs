@@ -14,6 +14,7 @@ mod endings;
 mod engine_dies;
 mod escalation;
 mod following;
+mod large_files;
 mod main_job;
 mod postgres;
 mod rig;
