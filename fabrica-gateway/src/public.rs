@@ -2,7 +2,7 @@
 //! able to lead the gateway to a service of the operator's own network.
 
 use std::collections::BTreeSet;
-use std::io;
+use std::error::Error;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
@@ -11,6 +11,25 @@ use url::{Host, Url};
 
 /// Host names that the operator lets code hosts send the gateway to, wherever they lead.
 pub(crate) type Exceptions = Arc<BTreeSet<String>>;
+
+/// Why a name was not asked.
+#[derive(Debug, thiserror::Error)]
+#[error("{0} has no address in a public network")]
+pub(crate) struct NotPublic(String);
+
+impl NotPublic {
+    /// Whether that is why a request failed.
+    pub(crate) fn is_cause_of(error: &reqwest::Error) -> bool {
+        let mut next: Option<&(dyn Error + 'static)> = Some(error);
+        while let Some(error) = next {
+            if error.is::<Self>() {
+                return true;
+            }
+            next = error.source();
+        }
+        false
+    }
+}
 
 /// Looks names up, and keeps what is public of the answer. The connection goes to what was looked at, not to what a second
 /// look would give.
@@ -30,8 +49,7 @@ impl Resolve for PublicOnly {
                 .filter(|address| all || is_public(address.ip()))
                 .collect();
             if found.is_empty() {
-                let refused = format!("{name} has no address in a public network");
-                return Err(io::Error::other(refused).into());
+                return Err(NotPublic(name.to_owned()).into());
             }
             Ok(Box::new(found.into_iter()) as Addrs)
         })

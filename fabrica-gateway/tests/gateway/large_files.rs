@@ -3,6 +3,8 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use fabrica_core::plan::Repository;
 use fabrica_core::ports::{GatewayAccess, SinkError};
@@ -11,6 +13,7 @@ use serde_json::{Value, json};
 use crate::support::code_host::CodeHost;
 use crate::support::git::{Sandbox, bare_repository, git};
 use crate::support::large_files::SIGNATURE;
+use crate::support::upstream::{answer, by_hand, recording};
 use crate::support::{AGENT, BRANCH, GIT_SECRET, RUNNER, Rig, RigOptions, code, http_repository, token};
 
 /// The SHA-256 of `hello`.
@@ -121,6 +124,40 @@ async fn what_was_forgotten_is_asked_for_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_storage_that_sends_us_on_gives_nobody_what_was_meant_for_it() {
+    let host = CodeHost::start().await;
+    let rig = rig(&host, &["127.0.0.1"]).await;
+    host.storage
+        .objects
+        .lock()
+        .unwrap()
+        .insert(HELLO.into(), b"hello".to_vec());
+    let (mirror, seen) = recording(|_| answer(200, &[], "hello")).await;
+    host.storage.elsewhere.lock().unwrap().clone_from(&mirror.url);
+    let path = format!("{OBJECTS}/{HELLO}?size=5");
+    assert_eq!(rig.get(&path, AGENT).await.text().await.unwrap(), "hello");
+    let seen = seen.lock().unwrap().clone();
+    assert_eq!(seen.len(), 1);
+    let everything = seen[0].everything();
+    for secret in [SIGNATURE, GIT_SECRET, AGENT, "authorization"] {
+        assert!(!everything.contains(secret), "{secret}: {everything}");
+    }
+
+    // Nobody listens there, and the address is as good as a password.
+    *host.storage.elsewhere.lock().unwrap() = "http://127.0.0.1:1/canary".into();
+    let unreachable = rig.get(&path, AGENT).await;
+    assert_eq!(
+        (unreachable.status().as_u16(), code(&unreachable)),
+        (502, "large_files.unreachable")
+    );
+    let said = unreachable.text().await.unwrap();
+    assert!(
+        said.contains("127.0.0.1, which has") && !said.contains("canary"),
+        "{said}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_host_cannot_send_us_into_a_private_network() {
     let host = CodeHost::start().await;
     let rig = rig(&host, &[]).await;
@@ -136,6 +173,77 @@ async fn a_host_cannot_send_us_into_a_private_network() {
     );
     assert!(answer.text().await.unwrap().contains("--lfs-host 127.0.0.1"));
     assert!(host.storage.seen.lock().unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_leads_into_a_private_network_is_no_way_there_either() {
+    let host = CodeHost::start().await;
+    let rig = rig(&host, &["127.0.0.1"]).await;
+    host.storage
+        .objects
+        .lock()
+        .unwrap()
+        .insert(HELLO.into(), b"hello".to_vec());
+    let (inner, seen) = recording(|_| answer(200, &[], "hello")).await;
+    *host.storage.elsewhere.lock().unwrap() = inner.url.replace("127.0.0.1", "localhost");
+    let answer = rig.get(&format!("{OBJECTS}/{HELLO}?size=5"), AGENT).await;
+    assert_eq!(
+        (answer.status().as_u16(), code(&answer)),
+        (403, "large_files.private_network")
+    );
+    assert!(answer.text().await.unwrap().contains("--lfs-host localhost"));
+    assert!(seen.lock().unwrap().is_empty());
+}
+
+/// An upload by hand, which pauses before its last piece, as one does whose gateway is frozen meanwhile.
+async fn slow_put(rig: &Rig) -> reqwest::Result<reqwest::Response> {
+    let (sender, body) = by_hand();
+    sender.send(Ok("hel".into())).unwrap();
+    tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_millis(1_200)).await;
+        // Nobody reads on when the upload was refused.
+        let _ = sender.send(Ok("lo".into()));
+    });
+    rig.client()
+        .put(format!("http://gateway{OBJECTS}/{HELLO}?size=5"))
+        .bearer_auth(RUNNER)
+        .header("content-length", 5)
+        .body(reqwest::Body::wrap_stream(body.into_data_stream()))
+        .send()
+        .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_that_is_overtaken_on_its_way_is_not_completed() {
+    let host = CodeHost::start().await;
+    let rig = rig(&host, &["127.0.0.1"]).await;
+    let answers = [Ok(()), Err(SinkError::Fenced)];
+    rig.sink.authorizations.lock().unwrap().extend(answers);
+    let overtaken = slow_put(&rig).await;
+    assert!(overtaken.is_err() || !overtaken.unwrap().status().is_success());
+    assert!(!host.storage.has(HELLO));
+    assert_eq!(rig.sink.asked.load(Ordering::SeqCst), 2);
+    assert_eq!(slow_put(&rig).await.unwrap().status().as_u16(), 200);
+    assert!(host.storage.has(HELLO));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_never_stops_talking_is_not_listened_to() {
+    let endless = format!(r#"{{"objects": [], "words": "{}"}}"#, "x".repeat(9 * 1024 * 1024));
+    let (server, seen) = recording(move |_| answer(200, &[], endless.clone())).await;
+    let rig = Rig::with(RigOptions {
+        repository: http_repository(&format!("{}/owner/name.git", server.url)),
+        ..RigOptions::default()
+    })
+    .await;
+    let refused = rig
+        .post(&format!("{OBJECTS}/batch"), AGENT, question("download", 5))
+        .await;
+    assert_eq!(
+        (refused.status().as_u16(), code(&refused)),
+        (502, "large_files.not_understood")
+    );
+    assert_eq!(seen.lock().unwrap().len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -279,8 +387,10 @@ async fn nonsense_is_refused_before_the_host_is_asked() {
     let host = CodeHost::start().await;
     let rig = rig(&host, &["127.0.0.1"]).await;
     let other_hash = json!({"operation": "download", "objects": [], "hash_algo": "sha512"}).to_string();
+    let object = json!({"oid": HELLO, "size": 5});
+    let many = json!({"operation": "download", "objects": vec![object; 1001]}).to_string();
     let odd_name = question("download", 5).replace(HELLO, "../../etc/passwd");
-    for body in ["", "{}", &other_hash, &odd_name, &question("delete", 5)] {
+    for body in ["", "{}", &other_hash, &many, &odd_name, &question("delete", 5)] {
         let answer = rig
             .post(&format!("{OBJECTS}/batch"), RUNNER, body.to_owned())
             .await;

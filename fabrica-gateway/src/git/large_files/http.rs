@@ -18,6 +18,7 @@ use crate::git::body::DataStream;
 use crate::git::upstream::HttpRepository;
 use crate::headers::{from_code_host, passing};
 use crate::listener::until_ended;
+use crate::public::NotPublic;
 use crate::refusal::Refusal;
 
 /// The longest answer about objects: a thousand signed addresses are far shorter.
@@ -291,6 +292,9 @@ fn broken(url: &Url, error: &reqwest::Error) -> Refusal {
     if content::is_wrong(error) {
         return malformed("its content is not what its name says");
     }
+    if NotPublic::is_cause_of(error) {
+        return private(url);
+    }
     let host = url.host_str().unwrap_or_default();
     Refusal::new(
         StatusCode::BAD_GATEWAY,
@@ -352,4 +356,52 @@ fn absent(object: &Object) -> Refusal {
         object.oid
     );
     Refusal::new(StatusCode::NOT_FOUND, "large_files.not_found", detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_with_credentials_and_of_other_kinds_lead_nowhere() {
+        let leads = |href: &str| {
+            let action = Action {
+                href: href.to_owned(),
+                ..Action::default()
+            };
+            address(&action).is_ok()
+        };
+        assert!(leads("https://storage.example/x?signature=y") && leads("http://storage.example:9000/x"));
+        for nowhere in [
+            "",
+            "/x",
+            "file:///etc/passwd",
+            "ssh://storage.example/x",
+            "https://user@storage.example/x",
+            "https://:secret@storage.example/x",
+        ] {
+            assert!(!leads(nowhere), "{nowhere}");
+        }
+    }
+
+    #[test]
+    fn what_was_protected_is_never_sent_on_in_the_clear() {
+        let sent_on = |from: &str, to: &str| {
+            let answer = ::http::Response::builder().status(302).header(LOCATION, to);
+            let answer = reqwest::Response::from(answer.body("").unwrap());
+            redirected(&Url::parse(from).unwrap(), &answer).map(|url| url.to_string())
+        };
+        let secure = "https://storage.example/a/b";
+        assert_eq!(
+            sent_on(secure, "c?d").as_deref(),
+            Some("https://storage.example/a/c?d")
+        );
+        assert_eq!(
+            sent_on("http://storage.example/", secure).as_deref(),
+            Some(secure)
+        );
+        assert_eq!(sent_on(secure, "http://storage.example/c"), None);
+        assert_eq!(sent_on(secure, "https://user:secret@storage.example/c"), None);
+        assert_eq!(sent_on(secure, "ftp://storage.example/c"), None);
+    }
 }

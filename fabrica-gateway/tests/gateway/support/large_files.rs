@@ -20,17 +20,20 @@ pub(crate) struct Storage {
     pub(crate) server: Server,
     pub(crate) seen: Ledger,
     pub(crate) objects: Objects,
+    /// What it puts before the path when it sends downloads on: without anything, to itself.
+    pub(crate) elsewhere: Arc<Mutex<String>>,
 }
 
 impl Storage {
     pub(crate) async fn start() -> Self {
-        let objects = Objects::default();
-        let kept = objects.clone();
-        let (server, seen) = recording(move |request| serve(&kept, request)).await;
+        let (objects, elsewhere) = (Objects::default(), Arc::<Mutex<String>>::default());
+        let (kept, before) = (objects.clone(), elsewhere.clone());
+        let (server, seen) = recording(move |request| serve(&kept, &before, request)).await;
         Self {
             server,
             seen,
             objects,
+            elsewhere,
         }
     }
 
@@ -39,15 +42,21 @@ impl Storage {
     }
 }
 
-fn serve(objects: &Objects, request: &Seen) -> Response {
+fn serve(objects: &Objects, elsewhere: &Mutex<String>, request: &Seen) -> Response {
     if request.header("x-signature") != Some(SIGNATURE) || request.header("authorization").is_some() {
         return answer(403, &[], "no");
+    }
+    if request.header("host") == Some("other") {
+        return answer(421, &[], "the host's words about the connection were taken");
     }
     let (path, query) = request.path.split_once('?').unwrap_or((&request.path, ""));
     let name = path.trim_start_matches("/objects/").to_owned();
     let mut objects = objects.lock().unwrap();
     match (request.method.as_str(), objects.get(&name)) {
-        ("GET", Some(_)) if query == "elsewhere" => answer(302, &[("location", path)], ""),
+        ("GET", Some(_)) if query == "elsewhere" => {
+            let place = format!("{}{path}", elsewhere.lock().unwrap());
+            answer(302, &[("location", &place)], "")
+        }
         ("GET", Some(content)) => answer(200, &[], content.clone()),
         ("PUT", _) => {
             assert_eq!(
@@ -55,6 +64,10 @@ fn serve(objects: &Objects, request: &Seen) -> Response {
                 None,
                 "storages take no chunks"
             );
+            let whole = request.body.len().to_string();
+            if request.header("content-length") != Some(&whole) {
+                return answer(400, &[], "it broke off");
+            }
             objects.insert(name, request.body.clone());
             answer(200, &[], "")
         }
