@@ -10,15 +10,18 @@ const BRANCH: &str = "fabrica/5c0ffee0";
 const REPOSITORY: &str = "repository.git";
 const TRACK: &str = "echo '*.bin filter=lfs diff=lfs merge=lfs -text' >.gitattributes";
 
+const NOWHERE: &str = "git config -f .lfsconfig lfs.url http://127.0.0.1:9/";
+
 /// A shell script that writes what a commit has in the place of some content.
 fn point(file: &str, content: &str) -> String {
     format!("printf '%s' '{}' >{file}", pointer(content))
 }
 
-/// A sandbox whose repository had `data.bin` with `old`, and has it with `new` now.
+/// A sandbox whose repository had `data.bin` with `old`, and has it with `new` now. Its own word about where that is leads
+/// nowhere.
 fn sandbox(script: &str) -> Sandbox {
     let sandbox = Sandbox::new(script);
-    sandbox.change_on_remote(&format!("{TRACK}; {}", point("data.bin", "old")));
+    sandbox.change_on_remote(&format!("{TRACK}; {}; {NOWHERE}", point("data.bin", "old")));
     sandbox.change_on_remote(&point("data.bin", "new"));
     sandbox.gateway.large_files.keep(REPOSITORY, "old");
     sandbox.gateway.large_files.keep(REPOSITORY, "new");
@@ -50,10 +53,10 @@ async fn content_is_there_and_what_the_agent_adds_goes_along() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_repository_that_the_agent_brings_to_git_lfs_works_too() {
-    let sandbox = Sandbox::new(&format!("{TRACK}; printf first >first.bin"));
+    let sandbox = Sandbox::new(&format!("mkdir sub; cd sub; {TRACK}; printf first >first.bin"));
     let end = sandbox.run().await;
     end.completed();
-    assert_eq!(sandbox.file(BRANCH, "first.bin"), Some(pointer("first")));
+    assert_eq!(sandbox.file(BRANCH, "sub/first.bin"), Some(pointer("first")));
     assert!(sandbox.gateway.large_files.has(REPOSITORY, "first"));
 }
 
@@ -92,14 +95,23 @@ async fn what_is_not_committed_comes_back_in_a_fresh_sandbox() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_others_push_meanwhile_is_verified_with_its_content() {
-    let mut sandbox =
-        sandbox("printf mine >mine.bin; touch ../ready; until test -e ../pushed; do sleep 0.05; done");
+    let mut sandbox = sandbox(
+        "printf mine >mine.bin; git config lfs.url http://127.0.0.1:9/; touch ../ready; \
+         until test -e ../pushed; do sleep 0.05; done",
+    );
     sandbox.job.verify = vec!["test \"$(cat theirs.bin)\" = theirs".into()];
     sandbox.gateway.large_files.keep(REPOSITORY, "theirs");
     let running = sandbox.start();
     until(|| sandbox.path("workspace/ready").exists()).await;
     sandbox.change_branch_on_remote(BRANCH, &point("theirs.bin", "theirs"));
+    let moment = Moment {
+        request: "POST /git/repository.git/info/lfs",
+        served: false,
+    };
+    sandbox.gateway.expect(moment, Trouble::Dies);
     std::fs::write(sandbox.path("workspace/pushed"), "").unwrap();
+    until(|| !sandbox.gateway.expects()).await;
+    sandbox.gateway.open();
     let end = sandbox.end(running).await;
     end.completed();
     assert!(told(&end, "on top of 1 commit"), "{:?}", end.progress());
@@ -175,7 +187,11 @@ async fn what_the_code_host_lost_fails_with_a_way_out() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_image_without_git_lfs_has_pointers_and_says_so() {
-    let mut sandbox = sandbox("head -c 7 data.bin; echo");
+    let mut sandbox =
+        sandbox("head -c 7 data.bin; echo; echo content >new.bin; git add .; git commit -q -m New");
+    // As packages of git-lfs leave it behind, or worse.
+    let filter = "[filter \"lfs\"]\n\tclean = head -c 1\n\tsmudge = head -c 1\n\trequired = true\n";
+    std::fs::write(sandbox.path("home/.gitconfig"), filter).unwrap();
     let programs = sandbox.path("programs");
     std::fs::create_dir(&programs).unwrap();
     for program in ["git", "sh", "head"] {
@@ -186,6 +202,7 @@ async fn an_image_without_git_lfs_has_pointers_and_says_so() {
         .push(("PATH".into(), programs.display().to_string()));
     let end = sandbox.run().await;
     assert_eq!(end.output(), ["version"]);
+    assert_eq!(sandbox.file(BRANCH, "new.bin").as_deref(), Some("content\n"));
     assert!(
         told(&end, "pointers only, since the image has no git-lfs"),
         "{:?}",
@@ -196,7 +213,7 @@ async fn an_image_without_git_lfs_has_pointers_and_says_so() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pointer_to_nothing_is_told_and_keeps_nobody_from_going_on() {
     let script = format!(
-        "{}; git lfs version; git -c filter.lfs.process= -c filter.lfs.clean= add .; git commit -q -m Point; fabrica-escalate 'Which one?' && exit 85",
+        "{}; git add .; git commit -q -m Point; fabrica-escalate 'Which one?' && exit 85",
         point("nothing.bin", "nothing")
     );
     let mut sandbox = sandbox(&script);
@@ -216,6 +233,29 @@ async fn a_pointer_to_nothing_is_told_and_keeps_nobody_from_going_on() {
         "{:?}",
         end.progress()
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_agent_put_in_the_place_of_content_is_not_followed() {
+    let sandbox = sandbox(
+        "printf one >one.bin; printf two >two.bin; touch -d '1 hour ago' *.bin; git add .; git commit -q -m Add; \
+         object() { echo .git/lfs/objects/*/*/\"$(git show HEAD:\"$1\" | sed -n 's/oid sha256://p')\"; }; \
+         one=$(object one.bin); mv $one ../one; ln -s \"$PWD/../one\" $one; printf longer >$(object two.bin)",
+    );
+    let end = sandbox.run().await;
+    end.completed();
+    assert!(
+        told(&end, "2 files in Git LFS that the work points to"),
+        "{:?}",
+        end.progress()
+    );
+    for content in ["one", "two"] {
+        assert_eq!(
+            sandbox.file(BRANCH, &format!("{content}.bin")),
+            Some(pointer(content))
+        );
+        assert!(!sandbox.gateway.large_files.has(REPOSITORY, content), "{content}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
