@@ -10,6 +10,7 @@ use tokio::time::sleep;
 
 use super::git::{Git, Output, args, git_failed};
 use super::preflight::preflight;
+use super::progress::Progress;
 use crate::environment::Token;
 use crate::gateway::{Gateway, Service};
 use crate::report::Reporter;
@@ -201,7 +202,7 @@ async fn fetch(remotely: Remotely<'_>, base: &str, directory: &Path) -> Result<(
         let mut command = args!(
             git.command(parent),
             "clone",
-            "--quiet",
+            "--progress",
             "--branch",
             base,
             "--template="
@@ -227,7 +228,7 @@ async fn fetch(remotely: Remotely<'_>, base: &str, directory: &Path) -> Result<(
 
 impl Remotely<'_> {
     /// A gateway that is restarted cuts connections: what broke off is begun again, for as long as it is the gateway
-    /// that is away. What is refused is not.
+    /// that is away. What is refused is not. What shows its progress and takes long is told of.
     pub(crate) async fn again(
         &self,
         make: impl Fn() -> Command,
@@ -247,7 +248,12 @@ impl Remotely<'_> {
         loop {
             before()?;
             let disturbances = self.gateway.disturbances();
-            let output = self.git.run(make()).await?;
+            let progress = Progress::default();
+            let mut shown = progress.reader();
+            let output = tokio::select! {
+                output = self.git.run_watched(make(), |written| shown.take(written)) => output?,
+                never = progress.tell(self.reporter) => match never {},
+            };
             if output.success() {
                 return Ok(output);
             }
@@ -282,7 +288,12 @@ async fn continue_branch(remotely: Remotely<'_>, checkout: &mut Checkout) -> Res
     let branch = checkout.branch.clone();
     let tracking = format!("refs/remotes/origin/{branch}");
     let fetch = |depth: Option<String>| {
-        let mut command = args!(git.inside(&checkout.directory), "fetch", "--quiet", "--no-tags");
+        let mut command = args!(
+            git.inside(&checkout.directory),
+            "fetch",
+            "--progress",
+            "--no-tags"
+        );
         command
             .args(depth)
             .arg("origin")

@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::{ChildStdin, Command};
 
 use super::large_files::{Filter, SKIP_SMUDGE};
+use super::progress;
 use crate::environment::Token;
 use crate::process::{Process, Processes};
 use crate::signing::Signing;
@@ -248,18 +249,27 @@ impl Git {
     }
 
     /// Runs a git to its end.
-    pub(crate) async fn run(&self, mut command: Command) -> Result<Output, Failure> {
+    pub(crate) async fn run(&self, command: Command) -> Result<Output, Failure> {
+        self.run_watched(command, |_| {}).await
+    }
+
+    /// The same, and what it says to people is heard as it comes.
+    pub(super) async fn run_watched(
+        &self,
+        mut command: Command,
+        heard: impl FnMut(&[u8]),
+    ) -> Result<Output, Failure> {
         let mut process = self
             .processes
             .spawn(&mut command)
             .map_err(|error| cannot_run(&error))?;
         let (stdout, stderr) = (process.child.stdout.take(), process.child.stderr.take());
-        let (status, stdout, stderr) = tokio::join!(process.wait(), read(stdout), read(stderr));
+        let (status, stdout, stderr) = tokio::join!(process.wait(), read(stdout), hear(stderr, heard));
         let status = status.map_err(|error| cannot_run(&error))?;
         Ok(Output {
             status,
             stdout: lossy(&stdout),
-            stderr: lossy(&stderr),
+            stderr: progress::without(&lossy(&stderr)),
         })
     }
 
@@ -386,12 +396,18 @@ fn cannot_run(error: &std::io::Error) -> Failure {
 
 /// Reads to the end, and keeps the last [`MAX_OUTPUT`] bytes or a little more.
 async fn read<R: AsyncRead + Unpin>(pipe: Option<R>) -> Vec<u8> {
+    hear(pipe, |_| {}).await
+}
+
+/// The same, and all of it is heard.
+async fn hear<R: AsyncRead + Unpin>(pipe: Option<R>, mut heard: impl FnMut(&[u8])) -> Vec<u8> {
     let mut kept = Vec::new();
     let Some(mut pipe) = pipe else { return kept };
     let mut buffer = vec![0; 16 * 1024];
     while let Ok(length) = pipe.read(&mut buffer).await
         && length > 0
     {
+        heard(&buffer[..length]);
         kept.extend_from_slice(&buffer[..length]);
         if kept.len() > 2 * MAX_OUTPUT {
             kept.drain(..kept.len() - MAX_OUTPUT);

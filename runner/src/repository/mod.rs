@@ -6,6 +6,7 @@ mod large_files;
 mod leftovers;
 mod persistence;
 mod preflight;
+mod progress;
 mod push;
 mod rejoin;
 mod signed;

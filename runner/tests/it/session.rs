@@ -57,6 +57,19 @@ async fn what_the_agent_forgot_to_commit_is_committed_without_ignored_files() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_clone_that_takes_long_says_how_far_it_is() {
+    let mut sandbox = Sandbox::new("echo new >new");
+    let slowly = "printf 'Receiving objects:  43%% (431/1000), 450.00 MiB | 9.00 MiB/s\\r' >&2; \
+                  until test -e $0.told; do sleep 0.05; done";
+    sandbox.pretend("*' clone '*", slowly);
+    let running = sandbox.start();
+    let told = || format!("{:?}", sandbox.gateway.events()).contains("Receiving objects: 43 %, 450.00 MiB");
+    until(told).await;
+    std::fs::write(sandbox.path("pretended/git.told"), "").unwrap();
+    sandbox.end(running).await.completed();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn without_a_change_nothing_is_pushed() {
     let sandbox = Sandbox::new("echo nothing to do");
     let end = sandbox.run().await;

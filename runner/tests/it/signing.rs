@@ -1,6 +1,5 @@
 //! Commits are signed as they are made, by a key that is not in the sandbox. The signatures are verified by git.
 
-use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
 use tokio::time::sleep;
@@ -207,30 +206,12 @@ async fn neither_the_key_nor_the_runners_token_is_needed_in_the_sandbox() {
     assert_eq!(token.trim(), AGENT_TOKEN);
 }
 
-/// Puts a git before the image's, which does a line of shell for some arguments.
-fn pretend(sandbox: &mut Sandbox, arguments: &str, line: &str) {
-    let path = std::env::var("PATH").unwrap();
-    let mut gits = std::env::split_paths(&path).map(|directory| directory.join("git"));
-    let real = gits.find(|git| git.is_file()).unwrap();
-    let place = sandbox.path("pretended");
-    std::fs::create_dir(&place).unwrap();
-    let script = format!(
-        "#!/bin/sh\ncase \"$*\" in {arguments}) {line};; esac\nexec {} \"$@\"\n",
-        real.display()
-    );
-    std::fs::write(place.join("git"), script).unwrap();
-    let executable = std::fs::Permissions::from_mode(0o755);
-    std::fs::set_permissions(place.join("git"), executable).unwrap();
-    let path = format!("{}:{path}", place.display());
-    sandbox.variables.push(("PATH".into(), path));
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn the_runner_waits_for_a_signature_for_as_long_as_the_gateway_is_away() {
     let mut sandbox = signing("echo left >left.txt");
     let once = "test -e $0.away || { touch $0.away; \
                 echo 'error: Fabrica cannot sign at the moment, try again: it is away' >&2; exit 128; }";
-    pretend(&mut sandbox, "*' commit '*", once);
+    sandbox.pretend("*' commit '*", once);
     let end = sandbox.run().await;
     end.completed();
     assert!(sandbox.path("pretended/git.away").exists());
@@ -248,7 +229,7 @@ async fn a_rebase_that_nobody_could_sign_is_begun_again() {
                 printf '#!/bin/sh\\necho Fabrica cannot sign at the moment, try again: it is away >&2; exit 1\\n' >$0.away; \
                 chmod +x $0.away; for word; do shift; \
                 case $word in gpg.ssh.program=*) word=gpg.ssh.program=$0.away;; esac; set -- \"$@\" \"$word\"; done; }";
-    pretend(&mut sandbox, "*' rebase '*", once);
+    sandbox.pretend("*' rebase '*", once);
     let running = sandbox.start();
     until(|| sandbox.path("workspace/ready").exists()).await;
     sandbox.commit_on_remote(BRANCH, BRANCH, "meanwhile");
@@ -262,7 +243,7 @@ async fn a_rebase_that_nobody_could_sign_is_begun_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_image_whose_git_cannot_sign_is_told_before_the_agent_works() {
     let mut sandbox = signing("touch ../worked");
-    pretend(&mut sandbox, "*version", "echo git version 2.30.2; exit");
+    sandbox.pretend("*version", "echo git version 2.30.2; exit");
     let end = sandbox.run().await;
     let (failure, _) = end.failed();
     assert_eq!(failure.code, "signing.git_too_old");

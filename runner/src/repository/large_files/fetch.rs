@@ -79,7 +79,9 @@ impl Remotely<'_> {
                 .arg("-c")
                 .arg(format!("lfs.url={}", address(self.git, service)));
             command.arg("lfs").args(arguments);
-            command.envs(self.git.credential(self.token));
+            command
+                .env("GIT_LFS_FORCE_PROGRESS", "1")
+                .envs(self.git.credential(self.token));
             command
         };
         self.again_of(service, make, || Ok(()))

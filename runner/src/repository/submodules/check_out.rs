@@ -173,7 +173,7 @@ async fn fetch(
         let mut command = args!(
             git.command(parent),
             "clone",
-            "--quiet",
+            "--progress",
             "--no-checkout",
             "--template="
         );

@@ -7,6 +7,7 @@ mod listener;
 mod model;
 mod signer;
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Output};
 use std::sync::Arc;
@@ -176,6 +177,24 @@ impl Sandbox {
         if let Some(script) = script {
             self.job.agent = Agent::Command(vec!["sh".into(), "-c".into(), script.into()]);
         }
+    }
+
+    /// Puts a git before the image's, which does a line of shell for some arguments.
+    pub(crate) fn pretend(&mut self, arguments: &str, line: &str) {
+        let path = std::env::var("PATH").unwrap();
+        let mut gits = std::env::split_paths(&path).map(|directory| directory.join("git"));
+        let real = gits.find(|git| git.is_file()).unwrap();
+        let place = self.path("pretended");
+        std::fs::create_dir(&place).unwrap();
+        let script = format!(
+            "#!/bin/sh\ncase \"$*\" in {arguments}) {line};; esac\nexec {} \"$@\"\n",
+            real.display()
+        );
+        std::fs::write(place.join("git"), script).unwrap();
+        let executable = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(place.join("git"), executable).unwrap();
+        let path = format!("{}:{path}", place.display());
+        self.variables.push(("PATH".into(), path));
     }
 
     /// What git says about the remote.
