@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::failure::Failure;
 use crate::ids::Fence;
-use crate::ports::gateway::{Gateway, GatewayAccess, GatewayEndpoint, GatewayError, SinkError};
+use crate::ports::gateway::{Gateway, GatewayAccess, GatewayEndpoint, GatewayError, SessionSink, SinkError};
 use crate::ports::runtime::{
     BuildRequest, Capabilities, ContainerChange, ContainerName, ContainerRuntime, ContainerSpec,
     ContainerSummary, Ensured, ImageInfo, LABEL_OWNER, Observation, ProgressSink, RuntimeError,
@@ -97,6 +97,7 @@ pub struct FakeSandbox {
 #[derive(Debug, Default)]
 struct State {
     accesses: BTreeMap<String, GatewayAccess>,
+    sinks: Vec<Weak<dyn SessionSink>>,
     containers: BTreeMap<ContainerName, Container>,
     started: Vec<Fence>,
     most_running: usize,
@@ -140,6 +141,12 @@ impl FakeSandbox {
     /// How many attempts may use the gateway.
     pub fn accesses(&self) -> usize {
         lock(&self.state).accesses.len()
+    }
+
+    /// How many attempts are still in memory, among those that ever were given to the gateway.
+    pub fn attempts_in_memory(&self) -> usize {
+        let state = lock(&self.state);
+        state.sinks.iter().filter(|sink| sink.strong_count() > 0).count()
     }
 
     /// Every container that was started, in order.
@@ -251,7 +258,10 @@ impl Player {
 impl Gateway for FakeSandbox {
     async fn open(&self, access: GatewayAccess) -> Result<GatewayEndpoint, GatewayError> {
         let key = access.fence.to_string();
-        lock(&self.state).accesses.insert(key.clone(), access);
+        let mut state = lock(&self.state);
+        state.sinks.push(Arc::downgrade(&access.sink));
+        state.accesses.insert(key.clone(), access);
+        drop(state);
         Ok(GatewayEndpoint {
             directory: PathBuf::from("/run/fake").join(key),
         })

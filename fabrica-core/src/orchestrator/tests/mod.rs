@@ -94,6 +94,10 @@ impl Rig {
             .unwrap();
         assert_eq!(self.sandbox.containers(), 0, "a container is left over");
         assert_eq!(self.sandbox.accesses(), 0, "the gateway is still open");
+        worker::until("nothing of the attempt is in memory", async || {
+            self.sandbox.attempts_in_memory() == 0
+        })
+        .await;
         let session = self.store.session(id).await.unwrap().unwrap();
         assert_eq!(session.status, status);
         assert_eq!(session.completed_at.is_some(), status.is_terminal());
