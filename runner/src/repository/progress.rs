@@ -12,8 +12,11 @@ use crate::report::Reporter;
 const FIRST: Duration = Duration::from_secs(5);
 /// How long nothing more is said then.
 const PAUSE: Duration = Duration::from_secs(30);
-/// What is told, in the words of git and of git-lfs. What the host says of its own work is not.
-const TOLD: [&str; 5] = [
+/// What is told, in the words of git and of git-lfs. Before the first there is what the host does, which may say anything:
+/// only these words and a number are taken from it.
+const TOLD: [&str; 7] = [
+    "Counting objects",
+    "Compressing objects",
     "Receiving objects",
     "Resolving deltas",
     "Updating files",
@@ -83,7 +86,8 @@ fn is_end(character: char) -> bool {
 
 /// `Receiving objects:  43% (431/1000), 450.00 MiB | 12.00 MiB/s`, without what changes too fast to be news.
 fn parse(line: &str) -> Option<String> {
-    let (what, rest) = line.trim().split_once(':')?;
+    let line = line.trim();
+    let (what, rest) = line.strip_prefix("remote: ").unwrap_or(line).split_once(':')?;
     let what = TOLD.into_iter().find(|told| *told == what)?;
     let (percent, rest) = rest.split_once('%')?;
     let percent = percent
@@ -123,8 +127,12 @@ mod tests {
             progress.0.lock().unwrap().clone()
         };
         assert_eq!(
-            after("Cloning into 'repository'...\nremote: Counting objects:  50% (1/2)\r"),
+            after("Cloning into 'repository'...\nremote: Evil: 50% (1/2)\r"),
             None
+        );
+        assert_eq!(
+            after("remote: Counting objects:  50% (1/2)\r"),
+            Some("Counting objects: 50 %".into())
         );
         assert_eq!(after("Receiving objects:   1% (10/1000)\rReceiving obj"), {
             Some("Receiving objects: 1 %".into())
