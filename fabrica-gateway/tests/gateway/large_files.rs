@@ -101,11 +101,7 @@ async fn the_real_client_uploads_and_fetches_through_us_and_sees_no_credential()
 async fn what_was_forgotten_is_asked_for_again() {
     let host = CodeHost::start().await;
     let rig = rig(&host, &["127.0.0.1"]).await;
-    host.storage
-        .objects
-        .lock()
-        .unwrap()
-        .insert(HELLO.into(), b"hello".to_vec());
+    host.storage.keep(HELLO, "hello");
     // Nobody asked where it is, as after a restart of ours.
     let path = format!("{OBJECTS}/{HELLO}?size=5");
     for _ in 0..2 {
@@ -127,11 +123,7 @@ async fn what_was_forgotten_is_asked_for_again() {
 async fn a_storage_that_sends_us_on_gives_nobody_what_was_meant_for_it() {
     let host = CodeHost::start().await;
     let rig = rig(&host, &["127.0.0.1"]).await;
-    host.storage
-        .objects
-        .lock()
-        .unwrap()
-        .insert(HELLO.into(), b"hello".to_vec());
+    host.storage.keep(HELLO, "hello");
     let (mirror, seen) = recording(|_| answer(200, &[], "hello")).await;
     host.storage.elsewhere.lock().unwrap().clone_from(&mirror.url);
     let path = format!("{OBJECTS}/{HELLO}?size=5");
@@ -161,11 +153,7 @@ async fn a_storage_that_sends_us_on_gives_nobody_what_was_meant_for_it() {
 async fn a_host_cannot_send_us_into_a_private_network() {
     let host = CodeHost::start().await;
     let rig = rig(&host, &[]).await;
-    host.storage
-        .objects
-        .lock()
-        .unwrap()
-        .insert(HELLO.into(), b"hello".to_vec());
+    host.storage.keep(HELLO, "hello");
     let answer = rig.get(&format!("{OBJECTS}/{HELLO}?size=5"), AGENT).await;
     assert_eq!(
         (answer.status().as_u16(), code(&answer)),
@@ -179,11 +167,7 @@ async fn a_host_cannot_send_us_into_a_private_network() {
 async fn a_name_that_leads_into_a_private_network_is_no_way_there_either() {
     let host = CodeHost::start().await;
     let rig = rig(&host, &["127.0.0.1"]).await;
-    host.storage
-        .objects
-        .lock()
-        .unwrap()
-        .insert(HELLO.into(), b"hello".to_vec());
+    host.storage.keep(HELLO, "hello");
     let (inner, seen) = recording(|_| answer(200, &[], "hello")).await;
     *host.storage.elsewhere.lock().unwrap() = inner.url.replace("127.0.0.1", "localhost");
     let answer = rig.get(&format!("{OBJECTS}/{HELLO}?size=5"), AGENT).await;
@@ -341,11 +325,7 @@ async fn a_repository_on_this_machine_keeps_them_where_git_lfs_does() {
 async fn those_of_submodules_are_fetched_and_never_uploaded() {
     let host = CodeHost::start().await;
     let mut rig = rig(&host, &["127.0.0.1"]).await;
-    host.storage
-        .objects
-        .lock()
-        .unwrap()
-        .insert(HELLO.into(), b"hello".to_vec());
+    host.storage.keep(HELLO, "hello");
     let access = GatewayAccess {
         submodules: vec![http_repository(&host.repository())],
         ..rig.access(2)

@@ -37,6 +37,10 @@ impl Storage {
         }
     }
 
+    pub(crate) fn keep(&self, name: &str, content: &str) {
+        self.objects.lock().unwrap().insert(name.into(), content.into());
+    }
+
     pub(crate) fn has(&self, name: &str) -> bool {
         self.objects.lock().unwrap().contains_key(name)
     }
