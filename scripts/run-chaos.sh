@@ -20,7 +20,7 @@ end_left_behind() {
     for file in "$state"/*.group; do
         [[ -e $file ]] || continue
         pid=$(<"$file")
-        if [[ $(tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null) == *chaos* ]]; then
+        if [[ $({ tr '\0' ' ' <"/proc/$pid/cmdline"; } 2>/dev/null) == *chaos* ]]; then
             "${as_root[@]}" kill -TERM -- "-$pid" 2>/dev/null || true
         fi
         rm -f "$file"

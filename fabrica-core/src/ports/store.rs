@@ -1,6 +1,9 @@
 //! The store: what is durable. Its methods are atomic use cases, not table access.
 
+mod asking;
+mod error;
 mod retired;
+mod saying;
 mod storable;
 
 use std::fmt::Debug;
@@ -9,18 +12,18 @@ use std::time::Duration;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use futures::stream::BoxStream;
-use serde::{Deserialize, Serialize};
-use thiserror::Error;
 
+pub use self::asking::{Answer, Answered, Deadline, Due, NewAnswer, NewQuestion, OnDeadline, Question};
+pub use self::error::StoreError;
 pub use self::retired::Retired;
+pub use self::saying::{NewNote, Note, Said};
 pub use self::storable::Storable;
-use super::Source;
 use crate::failure::Failure;
 use crate::ids::{
-    ArtifactId, AttemptNumber, Fence, LeaseNumber, MessageId, NoteId, QuestionId, SessionId, SpecId, WorkerId,
+    ArtifactId, AttemptNumber, Fence, LeaseNumber, MessageId, QuestionId, SessionId, SpecId, WorkerId,
 };
 use crate::message::{Message, MessageKind, NewMessage};
-use crate::protocol::{Checkpoint, Escalation, TranscriptEntry, Usage};
+use crate::protocol::{Checkpoint, TranscriptEntry, Usage};
 use crate::secrets::TokenHash;
 use crate::session::{Session, SessionStatus, Spec};
 
@@ -251,166 +254,6 @@ pub struct Reaped {
     pub transcript_entries: u64,
     /// Artifacts of sessions that are kept.
     pub artifacts: u64,
-}
-
-/// A question that is about to be stored.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NewQuestion {
-    /// Its id.
-    pub id: QuestionId,
-    /// What is asked.
-    pub escalation: Escalation,
-    /// How long it waits for an answer, and what happens then; `None` waits for ever.
-    pub deadline: Option<Deadline>,
-}
-
-/// How long a question waits for an answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Deadline {
-    /// From when the question is stored, in the database's time.
-    pub after: Duration,
-    /// What happens then.
-    pub then: OnDeadline,
-}
-
-/// What happens to a session whose question nobody answered in time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum OnDeadline {
-    /// It fails.
-    #[default]
-    Fail,
-    /// The agent goes on and decides by itself.
-    Proceed,
-}
-
-impl OnDeadline {
-    /// The name in the database and in plans.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Fail => "fail",
-            Self::Proceed => "proceed",
-        }
-    }
-}
-
-/// A question as it is stored.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Question {
-    /// Its id.
-    pub id: QuestionId,
-    /// Its session.
-    pub session: SessionId,
-    /// The attempt that asked.
-    pub attempt: AttemptNumber,
-    /// What is asked.
-    pub escalation: Escalation,
-    /// When it was stored, in the database's time.
-    pub asked_at: DateTime<Utc>,
-    /// Until when an answer is waited for.
-    pub deadline: Option<DateTime<Utc>>,
-    /// What happens then.
-    pub then: OnDeadline,
-    /// The answer, once there is one.
-    pub answer: Option<Answer>,
-}
-
-/// The answer to a question.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Answer {
-    /// What was answered.
-    pub text: String,
-    /// Who answered; `None` if nobody did before the deadline.
-    pub by: Option<String>,
-    /// When, in the database's time.
-    pub at: DateTime<Utc>,
-}
-
-/// An answer that is about to be stored.
-#[derive(Debug, Clone, PartialEq)]
-pub struct NewAnswer {
-    /// The session that waits.
-    pub session: SessionId,
-    /// The question that is answered; `None` is the one that is open.
-    pub question: Option<QuestionId>,
-    /// What is answered.
-    pub text: String,
-    /// Who answers; `None` if nobody did before the deadline.
-    pub by: Option<String>,
-    /// A new version of the plan.
-    pub plan: Option<(SpecId, String)>,
-    /// What tells of it.
-    pub message: NewMessage,
-}
-
-/// What became of `answer`.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Answered {
-    /// The session is `pending` again.
-    Accepted(Question),
-    /// The question had an answer before, which stands; nothing was changed.
-    Already(Question),
-}
-
-/// Something that a person says to a session's agent, about to be stored.
-#[derive(Debug, Clone, PartialEq)]
-pub struct NewNote {
-    /// Its id.
-    pub id: NoteId,
-    /// The session.
-    pub session: SessionId,
-    /// What is said.
-    pub text: String,
-    /// Who says it.
-    pub by: String,
-    /// How many attempts the session gets if it has ended and goes on with this; at least 1.
-    pub attempts: u32,
-    /// What tells of it.
-    pub message: NewMessage,
-}
-
-/// A note as it is stored.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Note {
-    /// Its id.
-    pub id: NoteId,
-    /// Its session.
-    pub session: SessionId,
-    /// Its place among the session's notes, from 1, without gaps.
-    pub number: u32,
-    /// What is said.
-    pub text: String,
-    /// Who says it.
-    pub by: String,
-    /// When, in the database's time.
-    pub at: DateTime<Utc>,
-}
-
-/// What became of `say`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Said {
-    /// The agent is told at its next turn, or at its start.
-    Queued(Note),
-    /// The session had ended; it is `pending` again.
-    Continued(Note),
-}
-
-impl Said {
-    /// The note.
-    pub const fn note(&self) -> &Note {
-        match self {
-            Self::Queued(note) | Self::Continued(note) => note,
-        }
-    }
-}
-
-/// What an open question is due for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Due {
-    /// Half of its time is over, and nobody has been reminded yet.
-    Reminder,
-    /// Its deadline has passed.
-    Deadline,
 }
 
 /// What became of a request to cancel.
@@ -745,96 +588,4 @@ pub trait Store: Debug + Send + Sync {
     ///
     /// [`StoreError`] if the store cannot be written.
     async fn create_token(&self, name: &str, hash: TokenHash) -> Result<TokenHash, StoreError>;
-}
-
-/// Why the store did not do what was asked.
-#[derive(Debug, Error)]
-#[non_exhaustive]
-pub enum StoreError {
-    /// The attempt is not the session's latest, or has ended.
-    #[error("attempt {0} is no longer the session's current one")]
-    Fenced(Fence),
-    /// An event is missing.
-    #[error("event {expected} of attempt {fence} is missing")]
-    EventGap {
-        /// The attempt.
-        fence: Fence,
-        /// The number that should come next.
-        expected: u64,
-    },
-    /// The idempotency key came with other content before.
-    #[error("the idempotency key was used for another plan, of session {0}")]
-    IdempotencyConflict(SessionId),
-    /// There is no such session.
-    #[error("there is no session {0}")]
-    NoSuchSession(SessionId),
-    /// The attempt cannot be repeated.
-    #[error("session {0} has no attempts left")]
-    NoAttemptsLeft(SessionId),
-    /// The session never asked that.
-    #[error("session {0} has no such question")]
-    NoSuchQuestion(SessionId),
-    /// The session no longer waits for an answer, and has got none.
-    #[error("session {session} is {status} and waits for no answer")]
-    NotWaiting {
-        /// The session.
-        session: SessionId,
-        /// Where it is now.
-        status: SessionStatus,
-    },
-    /// The session has asked, and wants an answer instead of a note.
-    #[error("session {0} has asked a question: answer it instead")]
-    WaitsForAnswer(SessionId),
-    /// The database cannot be reached or is busy; the same call may succeed later.
-    #[error("the database is unavailable: {message}")]
-    Unavailable {
-        /// What was seen.
-        message: String,
-        /// The cause.
-        #[source]
-        source: Option<Source>,
-    },
-    /// A row that no version of Fabrica writes.
-    #[error("the row {id} of table {table} is broken: {reason}")]
-    BrokenRow {
-        /// The table.
-        table: &'static str,
-        /// The row's id.
-        id: String,
-        /// The column and what is wrong with it.
-        reason: String,
-    },
-    /// The database refused.
-    #[error("the database refused: {message}")]
-    Database {
-        /// Its words.
-        message: String,
-        /// The cause.
-        #[source]
-        source: Option<Source>,
-    },
-}
-
-impl StoreError {
-    /// Stable code of this error.
-    pub const fn code(&self) -> &'static str {
-        match self {
-            Self::Fenced(_) => "session.fenced",
-            Self::EventGap { .. } => "session.event_gap",
-            Self::IdempotencyConflict(_) => "session.idempotency_conflict",
-            Self::NoSuchSession(_) => "session.not_found",
-            Self::NoAttemptsLeft(_) => "session.attempts_exhausted",
-            Self::NoSuchQuestion(_) => "question.not_found",
-            Self::NotWaiting { .. } => "question.not_open",
-            Self::WaitsForAnswer(_) => "session.waits_for_answer",
-            Self::Unavailable { .. } => "database.unavailable",
-            Self::BrokenRow { .. } => "database.broken_row",
-            Self::Database { .. } => "database.refused",
-        }
-    }
-
-    /// Whether the same call may succeed later.
-    pub const fn retryable(&self) -> bool {
-        matches!(self, Self::Unavailable { .. })
-    }
 }
