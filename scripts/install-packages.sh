@@ -34,6 +34,7 @@ initdb|/usr/lib/postgresql/*/bin/initdb postgresql
 busybox busybox-static
 git-lfs git-lfs
 ssh-keygen openssh-client
+/usr/lib/*/faketime/libfaketimeMT.so.1 libfaketime
 '
 purpose=${1:-demo}
 case $purpose in

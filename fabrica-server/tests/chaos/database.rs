@@ -75,6 +75,23 @@ pub(crate) struct OutputRow {
     pub(crate) text: String,
 }
 
+/// What of a session is read by number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Numbered {
+    Messages,
+    Transcript,
+}
+
+impl Numbered {
+    /// Its name in addresses.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Messages => "messages",
+            Self::Transcript => "transcript",
+        }
+    }
+}
+
 /// One world's database. It waits while PostgreSQL is away.
 #[derive(Debug, Clone)]
 pub(crate) struct Database(pub(crate) PgPool);
@@ -173,6 +190,23 @@ impl Database {
                 })
             })
             .collect()
+    }
+
+    /// The id of a session's first message.
+    pub(crate) async fn first_message(&self, id: Uuid) -> Result<Uuid> {
+        let query = "select id from messages where session_id = $1 order by seq limit 1";
+        self.patiently(|| sqlx::query_scalar(query).bind(id).fetch_one(&self.0))
+            .await
+    }
+
+    /// The numbers of what a session has, in order.
+    pub(crate) async fn numbers(&self, id: Uuid, kind: Numbered) -> Result<Vec<i64>> {
+        let query = match kind {
+            Numbered::Messages => "select seq from messages where session_id = $1 order by seq",
+            Numbered::Transcript => "select seq from transcript where session_id = $1 order by seq",
+        };
+        self.patiently(|| sqlx::query_scalar(query).bind(id).fetch_all(&self.0))
+            .await
     }
 
     /// How many entries of its agent are stored.

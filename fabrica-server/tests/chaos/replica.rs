@@ -48,6 +48,11 @@ impl Replica {
         })
     }
 
+    /// Gives it one more variable when it starts next.
+    pub(crate) fn set(&mut self, variable: &str, value: &str) {
+        self.environment.push((variable.to_owned(), value.to_owned()));
+    }
+
     pub(crate) fn base_url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
     }

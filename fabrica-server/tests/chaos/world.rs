@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use crate::agent::Agent;
 use crate::cluster::Cluster;
-use crate::database::{Database, SessionRow};
+use crate::database::{Database, Numbered, SessionRow};
 use crate::engine::Engine;
 use crate::noise::Noise;
 use crate::replica::{Replica, Surroundings};
@@ -338,6 +338,28 @@ impl World {
             .send()
             .await?;
         Ok(answer.status().as_u16())
+    }
+
+    /// The sequence numbers on a page of a session, after a number.
+    pub(crate) async fn page(
+        &self,
+        place: usize,
+        id: Uuid,
+        kind: Numbered,
+        (after, limit): (i64, u32),
+    ) -> Result<Vec<i64>> {
+        let url = format!("{}/sessions/{id}/{}", self.urls[place], kind.as_str());
+        let answer = self
+            .client
+            .get(format!("{url}?after={after}&limit={limit}"))
+            .bearer_auth(TOKEN)
+            .timeout(Duration::from_secs(10))
+            .send()
+            .await?
+            .error_for_status()?;
+        let page: Vec<Value> = answer.json().await?;
+        let numbers = page.iter().map(|entry| entry["sequence"].as_i64());
+        numbers.collect::<Option<_>>().context("each has a number")
     }
 
     /// How long `/health` takes to say that all is well; an error if it does not.

@@ -1,4 +1,5 @@
-//! The database's disk runs full: plans are refused with a clear code, what was acknowledged stays, and it recovers.
+//! The database's disk runs full: plans are refused with a clear code, what was acknowledged stays, and it recovers. Beside
+//! it, clocks jump.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,7 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
-use super::making;
+use super::{clock, making};
 use crate::agent::Agent;
 use crate::cluster::Cluster;
 use crate::dice::Dice;
@@ -22,7 +23,11 @@ use crate::world::{Making, Suite, World};
 const BACK: Duration = Duration::from_secs(30);
 
 pub(super) async fn test(suite: &Suite, tally: &Tally) -> Result<()> {
-    tally.note("clock jumps are left out: the clock of this machine is not the suite's to change, and faketime is not here");
+    let (disk, jumps) = tokio::join!(on_a_small_disk(suite, tally), clock::jumps(suite, tally));
+    disk.and(jumps)
+}
+
+async fn on_a_small_disk(suite: &Suite, tally: &Tally) -> Result<()> {
     let directory = suite.cache.join("small");
     let disk = match Disk::mount(&directory, "96m").await {
         Ok(disk) => disk,

@@ -3,7 +3,9 @@
 mod acknowledged;
 mod answered;
 mod cancelled;
+mod clock;
 mod database_dies;
+mod delivered;
 mod disk_full;
 mod drained;
 mod engine_dies;
@@ -51,7 +53,7 @@ macro_rules! promises {
 pub(crate) const STAGES: &[&[&str]] = &[
     &["4"],
     &["1", "3", "9", "15"],
-    &["2", "11", "poison"],
+    &["2", "11", "12", "poison"],
     &["5", "7", "13"],
     &["8", "10", "drain"],
     &["6"],
@@ -68,8 +70,9 @@ pub(crate) const ALL: &[Promise] = promises![
     "9" "stalls" stalled,
     "10" "cancel" cancelled,
     "11" "an answer resumes once" answered,
+    "12" "delivery" delivered,
     "13" "output" output,
-    "15" "disk full" disk_full,
+    "15" "disk full, clock jumps" disk_full,
     "poison" "poison sessions come to an end" poison,
     "drain" "a drained replica hands over" drained,
     "6" "the engine dies" engine_dies,
