@@ -41,6 +41,10 @@ pub(crate) trait Writer: Send + 'static {
     type Item: Item;
     type Answer: Send + 'static;
 
+    /// Whether many come at the same moment, woken by the same thing: the first of them alone would keep the others
+    /// waiting. Whoever comes alone pays for it with a turn of the runtime.
+    const TOGETHER: bool = false;
+
     /// Writes items of different keys in one transaction. On an error nothing of them is written, or nobody knows.
     fn write(
         &mut self,
@@ -133,6 +137,9 @@ async fn run<W: Writer>(mut writer: W, mut queue: mpsc::UnboundedReceiver<Waitin
             match queue.recv().await {
                 Some(first) => waiting.push_back(first),
                 None => return,
+            }
+            if W::TOGETHER {
+                tokio::task::yield_now().await;
             }
         }
         while let Ok(next) = queue.try_recv() {

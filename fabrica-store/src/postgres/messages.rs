@@ -98,6 +98,8 @@ impl Writer for Reader {
     type Item = Question;
     type Answer = Vec<Message>;
 
+    const TOGETHER: bool = true;
+
     async fn write(&mut self, questions: &[&Question]) -> Result<Vec<Settled<Vec<Message>>>, sqlx::Error> {
         let read = async { read(self.0.get().await?, questions).await }.await;
         let rows = self.0.after(read)?;
