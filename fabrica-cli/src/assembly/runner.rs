@@ -23,10 +23,9 @@ pub fn find_runner(named: Option<&Path>) -> Result<PathBuf, AssemblyError> {
         return match is_static(path) {
             Ok(true) => Ok(path.to_owned()),
             Ok(false) => Err(AssemblyError::RunnerNotStatic(path.to_owned())),
-            Err(source) => Err(AssemblyError::Directory {
-                action: "read",
-                path: path.to_owned(),
-                source,
+            Err(source) => Err(AssemblyError::Setting {
+                option: "--runner",
+                reason: format!("{} cannot be used: {source}", path.display()),
             }),
         };
     }
@@ -213,13 +212,10 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let runner = root.path().join("runner");
         fs::write(&runner, "#!/bin/sh\n").unwrap();
-        assert_eq!(
-            find_runner(Some(&runner)).unwrap_err().code(),
-            "directory.unusable"
-        );
+        assert_eq!(find_runner(Some(&runner)).unwrap_err().code(), "settings.invalid");
         assert_eq!(
             find_runner(Some(&root.path().join("none"))).unwrap_err().code(),
-            "directory.unusable"
+            "settings.invalid"
         );
     }
 

@@ -101,10 +101,9 @@ pub fn command(program: impl AsRef<std::ffi::OsStr>) -> tokio::process::Command 
 
 /// The first line of a file, for example of a mounted secret.
 pub(super) fn from_file(option: &'static str, path: &Path) -> Result<SecretString, AssemblyError> {
-    let text = fs::read_to_string(path).map_err(|source| AssemblyError::Directory {
-        action: "read",
-        path: path.to_owned(),
-        source,
+    let text = fs::read_to_string(path).map_err(|source| AssemblyError::Setting {
+        option,
+        reason: format!("{} cannot be read: {source}", path.display()),
     })?;
     match text.lines().map(str::trim).find(|line| !line.is_empty()) {
         Some(line) => Ok(line.to_owned().into()),

@@ -49,8 +49,11 @@ pub(crate) async fn run(args: &AnswerArgs, ui: Ui) -> Result<Exit, Problem> {
     let session = find(&store, &args.id).await?;
     let open = open_question(&store, &session).await?;
     let text = match args.answer.as_deref() {
-        Some("-") => io::read_to_string(io::stdin()).map_err(|error| unreadable(&error))?,
-        Some(text) => text.to_owned(),
+        Some("-") => {
+            let text = io::read_to_string(io::stdin()).map_err(|error| unreadable(&error))?;
+            chosen(&open.escalation.options, &text)?
+        }
+        Some(text) => chosen(&open.escalation.options, text)?,
         None => match ask(&open, ui)? {
             Some(text) => text,
             None => return Ok(Exit::Escalated),
@@ -66,7 +69,7 @@ pub(crate) async fn run(args: &AnswerArgs, ui: Ui) -> Result<Exit, Problem> {
     let answer = AnswerSubmission {
         session: session.id,
         question: Some(open.id),
-        text: chosen(&open, &text),
+        text,
         by: args.name.clone().unwrap_or_else(user),
         plan,
     };
@@ -133,14 +136,22 @@ pub(crate) fn ask(open: &Question, ui: Ui) -> Result<Option<String>, Problem> {
     } else {
         "Your answer, or the number of an option (nothing leaves it open):"
     };
-    ui.say(choice);
-    let mut line = String::new();
-    io::stdin()
-        .lock()
-        .read_line(&mut line)
-        .map_err(|error| unreadable(&error))?;
-    let line = line.trim();
-    Ok((!line.is_empty()).then(|| line.to_owned()))
+    loop {
+        ui.say(choice);
+        let mut line = String::new();
+        io::stdin()
+            .lock()
+            .read_line(&mut line)
+            .map_err(|error| unreadable(&error))?;
+        let line = line.trim();
+        if line.is_empty() {
+            return Ok(None);
+        }
+        match chosen(&open.escalation.options, line) {
+            Ok(text) => return Ok(Some(text)),
+            Err(problem) => ui.say(&ui.styled(Style::Yellow, &problem.message)),
+        }
+    }
 }
 
 fn unreadable(error: &io::Error) -> Problem {
@@ -152,14 +163,21 @@ fn unreadable(error: &io::Error) -> Problem {
     .hint("give it as an argument, or as UTF-8 text on stdin with `-`")
 }
 
-/// A number stands for the option that has it; everything else is the answer itself.
-pub(crate) fn chosen(open: &Question, text: &str) -> String {
-    let options = &open.escalation.options;
-    text.trim()
-        .parse::<usize>()
-        .ok()
-        .and_then(|number| options.get(number.checked_sub(1)?))
-        .map_or_else(|| text.to_owned(), Clone::clone)
+/// A number stands for the option that has it; everything else is the answer itself. Where there are options, a number that
+/// none of them has is a slip, and an answer cannot be taken back.
+fn chosen(options: &[String], text: &str) -> Result<String, Problem> {
+    let trimmed = text.trim();
+    let number = trimmed.parse::<usize>().ok().filter(|_| !options.is_empty());
+    let Some(number) = number else {
+        return Ok(text.to_owned());
+    };
+    let option = number.checked_sub(1).and_then(|place| options.get(place));
+    let option = option.or_else(|| options.iter().find(|option| *option == trimmed));
+    option.cloned().ok_or_else(|| {
+        let message = format!("there is no option {number}: the question has {}", options.len());
+        Problem::new(Exit::Usage, "answer.no_such_option", message)
+            .hint("name one of them by its number, or answer in words; nothing was stored")
+    })
 }
 
 /// Who answers, where nobody says.
@@ -167,4 +185,24 @@ pub(crate) fn user() -> String {
     let known = |name: &str| std::env::var(name).ok().filter(|value| !value.trim().is_empty());
     let name = known("USER").or_else(|| known("LOGNAME"));
     sanitize_lines(&name.unwrap_or_else(|| "somebody at the command line".into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_choose_among_options_and_slips_are_no_answers() {
+        let text = |options: &[&str], text: &str| {
+            let options: Vec<_> = options.iter().map(|&option| option.to_owned()).collect();
+            chosen(&options, text).map_err(|problem| problem.code)
+        };
+        assert_eq!(text(&["red", "blue"], " 2\n").unwrap(), "blue");
+        assert_eq!(text(&["red", "blue"], "neither").unwrap(), "neither");
+        assert_eq!(text(&["20", "30"], "30").unwrap(), "30");
+        assert_eq!(text(&[], "3").unwrap(), "3");
+        for slip in ["0", "3", "99"] {
+            assert_eq!(text(&["red", "blue"], slip).unwrap_err(), "answer.no_such_option");
+        }
+    }
 }

@@ -1,5 +1,7 @@
 //! Questions to people: asked, answered, and what becomes of those that nobody answers.
 
+use std::path::{Component, Path, PathBuf};
+
 use thiserror::Error;
 
 use super::budget::is_about_budget;
@@ -148,9 +150,9 @@ async fn check_plan(
         .ok_or(StoreError::NoSuchSession(session))?;
     let plan = Plan::parse_with_default(plan, Some(&row.repo_url), policy)?;
     let same = match &plan.repository {
-        // What the plan says may be relative; the session has the absolute path.
-        Repository::Local(_) => Repository::parse(&row.repo_url, policy)
-            .is_ok_and(|repository| matches!(repository, Repository::Local(_))),
+        Repository::Local(named) => Repository::parse(&row.repo_url, policy).is_ok_and(
+            |repository| matches!(repository, Repository::Local(whole) if leads_to(named, &whole)),
+        ),
         remote => remote.to_string() == row.repo_url,
     };
     if same {
@@ -161,6 +163,12 @@ async fn check_plan(
             new: plan.repository.to_string(),
         })
     }
+}
+
+/// Whether a path in a plan may be a repository's. It may be relative to the plan's own place, which nobody knows here.
+fn leads_to(named: &Path, whole: &Path) -> bool {
+    let is_part = |part: &Component<'_>| named.is_absolute() || matches!(part, Component::Normal(_));
+    whole.ends_with(named.components().filter(is_part).collect::<PathBuf>())
 }
 
 fn message(ids: IdSource<'_>, kind: MessageKind, content: MessageContent) -> NewMessage {
@@ -338,6 +346,22 @@ async fn settle(inner: &Inner, question: Question, due: Due) -> Result<(), Store
                 Ok(_) | Err(StoreError::NotWaiting { .. }) => Ok(()),
                 Err(error) => Err(error),
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_leads_to_the_sessions_repository_or_elsewhere() {
+        let leads = |named: &str| leads_to(Path::new(named), Path::new("/home/ada/shop"));
+        for same in ["/home/ada/shop", "/home/ada/shop/", "./shop", "../ada/shop", "."] {
+            assert!(leads(same), "{same}");
+        }
+        for other in ["/home/ada/other", "/shop", "./other", "../shop/other"] {
+            assert!(!leads(other), "{other}");
         }
     }
 }

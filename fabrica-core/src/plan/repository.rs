@@ -49,7 +49,7 @@ pub enum RepositoryError {
     },
     /// Unencrypted HTTP to a host that was not named for it.
     #[error(
-        "repository {input:?} uses unencrypted http: use https, or name the host as one that may be reached without encryption"
+        "repository {input:?} uses unencrypted http: use https, or name the host as one that may be reached without encryption (--plain-http-host)"
     )]
     Unencrypted {
         /// What the plan says, shortened.

@@ -429,6 +429,9 @@ impl RuntimeError {
             Self::Unsupported { .. } => {
                 "Use an engine that enforces the limit (Docker, rootful Podman, or rootless Podman on cgroup v2), or accept the risk with --allow-unenforced-limits."
             }
+            Self::Denied { message, .. } if message.contains("rlimit") => {
+                "Podman raises limits that may not be raised on this machine: set `default_ulimits` in containers.conf to what is allowed. In a checkout of Fabrica, `source scripts/podman-environment.sh` does it for a shell."
+            }
             Self::Denied { .. } => "Read the engine's reason; `fabrica doctor` checks the usual ones.",
         };
         Failure {

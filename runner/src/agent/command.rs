@@ -52,7 +52,7 @@ pub(super) async fn work(start: Start<'_>, argv: &[String], told: Option<&str>) 
     Err(Failure::new(
         "agent.failed",
         format!("the agent {program:?} {}", describe(ended.status)),
-        "Read the last lines of its output. What it committed is on the branch.",
+        "Read the last lines of its output. If it committed anything, that is on the branch.",
     )
     .with_diagnosis(ended.tail))
 }

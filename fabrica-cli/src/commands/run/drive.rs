@@ -130,7 +130,7 @@ impl Drive<'_> {
         let submission = AnswerSubmission {
             session,
             question: Some(open.id),
-            text: answer::chosen(&open, &text),
+            text,
             by: answer::user(),
             plan: None,
         };
