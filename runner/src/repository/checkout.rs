@@ -261,6 +261,9 @@ impl Remotely<'_> {
             if failure.code == "sandbox.disk_full" {
                 return Err(failure.retryable());
             }
+            if output.is_refused() {
+                return Err(failure);
+            }
             // Git does not say why a request was refused; the gateway does, and is waited for.
             preflight(self.gateway, service).await?;
             if output.put_off() || self.gateway.disturbances() > disturbances {

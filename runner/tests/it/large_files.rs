@@ -169,6 +169,11 @@ async fn what_the_code_host_lost_fails_with_a_way_out() {
         "{failure:?}"
     );
     assert!(failure.advice.contains("`lfs: false`"));
+    assert_eq!(
+        sandbox.gateway.large_files.asked(),
+        1,
+        "it was asked again for what is gone"
+    );
 
     sandbox.job.large_files = false;
     let mut again = Sandbox::new("echo \"skip $GIT_LFS_SKIP_SMUDGE\"; cat data.bin");

@@ -94,18 +94,28 @@ impl Remotely<'_> {
 /// The code of files that cannot be fetched.
 const CODE: &str = "repository.large_files";
 
+/// How git-lfs shows what a host says of one object that it will not give.
+const GONE: [&str; 4] = ["[403]", "[404]", "[410]", "[422]"];
+
+/// Whether another try would hear the same.
+pub(in crate::repository) fn is_refusal(line: &str) -> bool {
+    let of_the_gateway = line.contains("(large_files.") && !line.contains("(large_files.unreachable)");
+    of_the_gateway
+        || line.contains("Object does not exist")
+        || GONE.iter().any(|status| line.contains(status))
+}
+
 /// The gateway's words, out of what git-lfs printed.
 fn explained(failure: Failure) -> Failure {
     if failure.code != "repository.git_failed" {
         return failure;
     }
-    let told = |line: &&String| line.contains("fabrica: ") || line.contains("does not exist");
+    let told = |line: &&String| line.contains("fabrica: ") || is_refusal(line);
     let line = failure.diagnosis.iter().find(told).or(failure.diagnosis.last());
     let line = line.map_or("git-lfs said nothing", String::as_str);
     let said = line.split_once("fabrica: ").map_or(line, |(_, said)| said);
-    // What the gateway says of a host that may be back soon, or what it is not known who said.
-    let passing = !line.contains("fabrica: ") || line.contains("(large_files.unreachable)");
-    let retryable = passing && !line.contains("does not exist");
+    // What is said of a host that may be back soon, or what it is not known who said.
+    let retryable = !is_refusal(line);
     let explained = Failure::new(
         CODE,
         format!("files in Git LFS cannot be fetched: {}", said.trim()),
@@ -140,6 +150,7 @@ mod tests {
             "{cause}"
         );
         assert!(!explain(&["[0a] Object does not exist on the server: [404] gone"]).1);
+        assert!(!explain(&["[0a] the repository does not have this object: [404] the same"]).1);
         assert!(explain(&["fabrica: the host cannot be reached (large_files.unreachable)"]).1);
         assert!(explain(&["error: connection reset"]).1 && explain(&[]).1);
     }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::Request;
@@ -35,6 +36,7 @@ pub(crate) struct LargeFiles {
     kept: Mutex<HashMap<(String, String), Vec<u8>>>,
     /// Whether nothing more is taken.
     full: Mutex<bool>,
+    asked: AtomicUsize,
 }
 
 impl LargeFiles {
@@ -48,6 +50,11 @@ impl LargeFiles {
     pub(crate) fn has(&self, repository: &str, content: &str) -> bool {
         let key = (repository.to_owned(), oid(content));
         self.kept.lock().unwrap().contains_key(&key)
+    }
+
+    /// How often it was asked where objects are.
+    pub(crate) fn asked(&self) -> usize {
+        self.asked.load(Ordering::SeqCst)
     }
 
     /// Takes nothing more.
@@ -94,6 +101,7 @@ impl LargeFiles {
     }
 
     fn batch(&self, repository: &str, question: &Value, upload: bool, base: &str) -> Response {
+        self.asked.fetch_add(1, Ordering::SeqCst);
         let kept = self.kept.lock().unwrap();
         let answered = |object: &Value| {
             let name = object["oid"].as_str().unwrap().to_owned();
