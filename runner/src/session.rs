@@ -23,8 +23,9 @@ use crate::inbox::{self, Inbox};
 use crate::process::Processes;
 use crate::report::Reporter;
 use crate::repository::{
-    Checkout, Filter, Git, Rejoined, Remotely, Submodules, bring, check_out, clone, commit_leftovers,
-    configure, has_changes, preflight, rejoin, still_there, template, template_path, working_directory,
+    Checkout, Filter, Git, Rejoined, Remotely, Submodules, break_locks, bring, check_out, clone,
+    commit_leftovers, configure, has_changes, preflight, rejoin, still_there, template, template_path,
+    working_directory,
 };
 use crate::signing::Signing;
 use crate::stop::{Reason, Stop};
@@ -274,6 +275,7 @@ impl Session {
         // Why the agent was told to go on.
         let mut refuted = None;
         loop {
+            break_locks(&checkout.directory, &self.reporter).await;
             // However it ended: what it recorded is the truth.
             if let Some(question) = asking.questions().read()
                 && self.stop.reason().is_none_or(|reason| reason == Reason::Signal)

@@ -113,7 +113,7 @@ async fn the_real_agent_asks_in_the_middle_of_parallel_calls_and_goes_on_with_th
         transcript(&end).contains("hook_stopped"),
         "the hook ended the turn"
     );
-    let checkpoint = end.checkpoints()[0].clone();
+    let checkpoint = end.first_checkpoint();
     assert!(checkpoint.conversation);
     assert_eq!(used(&end).input_tokens, 200);
     let files = sandbox.ask_remote(&["ls-tree", "--name-only", &checkpoint.commit]);
@@ -154,7 +154,7 @@ async fn the_real_agent_begins_anew_with_the_answer_if_its_conversation_is_lost(
     let ask = json!([{"name": "mcp__fabrica__escalate", "input": {"question": "Which one?"}}]);
     sandbox.gateway.play(&[&ask.to_string()]);
     let end = sandbox.run().await;
-    let checkpoint = end.checkpoints()[0].clone();
+    let checkpoint = end.first_checkpoint();
     sandbox.gateway.forget_artifacts();
     sandbox.gateway.play(&["echo hello > hello.txt"]);
     let resume = Resume {

@@ -66,7 +66,7 @@ async fn files_and_index_come_back_as_they_were() {
         "{names:?}"
     );
 
-    let checkpoint = end.checkpoints()[0].clone();
+    let checkpoint = end.first_checkpoint();
     assert!(!checkpoint.conversation);
     let second = "git status --porcelain -z --untracked-files=all | tr '\\000' '|' >../status; \
         git show :staged; cat staged; readlink link; test -x dir/tool && test -x mode && echo executable; \
@@ -132,7 +132,7 @@ async fn a_shallow_clone_is_restored_although_the_base_moved_on() {
     sandbox.job.depth = Some(1);
     sandbox.commit_on_remote("main", "main", "first.txt");
     let end = sandbox.run().await;
-    let checkpoint = end.checkpoints()[0].clone();
+    let checkpoint = end.first_checkpoint();
     sandbox.commit_on_remote("main", "main", "second.txt");
     sandbox.commit_on_remote("main", "main", "third.txt");
     sandbox.resume(answered(&checkpoint), Some("cat half.txt; ls"));
@@ -256,7 +256,7 @@ async fn a_checkpoint_that_nobody_was_told_of_is_built_upon() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_checkpoint_that_is_gone_is_told() {
     let mut sandbox = Sandbox::new(&format!("echo half >half.txt; {ASK}"));
-    let checkpoint = sandbox.run().await.checkpoints()[0].clone();
+    let checkpoint = sandbox.run().await.first_checkpoint();
     let head = sandbox.head("main").unwrap();
     for wrong in [
         Checkpoint {

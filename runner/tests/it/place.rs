@@ -126,7 +126,7 @@ async fn the_real_agent_starts_there_knows_the_whole_repositorys_conventions_and
         &ask.to_string(),
         "git add --all && git commit -q -m 'Go on'",
     ]);
-    let checkpoint = sandbox.run().await.checkpoints()[0].clone();
+    let checkpoint = sandbox.run().await.first_checkpoint();
     assert!(checkpoint.conversation);
     let before = sandbox.gateway.prompts();
     for expected in [
@@ -142,7 +142,11 @@ async fn the_real_agent_starts_there_knows_the_whole_repositorys_conventions_and
     };
     sandbox.resume(resume, None);
     let end = sandbox.run().await;
-    assert_eq!(end.completed().pushed.as_ref().unwrap().subjects, ["Go on"]);
+    let result = end.completed();
+    let Some(pushed) = &result.pushed else {
+        panic!("nothing was pushed: {result:?}");
+    };
+    assert_eq!(pushed.subjects, ["Go on"]);
     assert_eq!(
         sandbox.file(BRANCH, "services/billing/amount").as_deref(),
         Some("2\n")

@@ -231,6 +231,24 @@ async fn an_agent_that_fails_keeps_its_commits_but_not_its_leftovers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn locks_of_a_git_that_was_killed_keep_nobody_from_committing() {
+    let locks = ["index.lock", "HEAD.lock", "refs/heads/fabrica/5c0ffee0.lock"];
+    let touch = locks.map(|lock| format!("; >.git/{lock}")).concat();
+    let sandbox = Sandbox::new(&format!("{COMMIT}; echo more >more.txt{touch}"));
+    let end = sandbox.run().await;
+    assert_eq!(end.completed().pushed.as_ref().unwrap().commits, 2);
+    assert_eq!(sandbox.file(BRANCH, "more.txt").as_deref(), Some("more\n"));
+    let told = |message: &&str| message.contains("killed") && locks.iter().all(|lock| message.contains(lock));
+    assert!(end.progress().iter().any(told), "{:?}", end.progress());
+    // One that is released by itself belongs to somebody who works.
+    let leaving = "(sleep 1; rm .git/index.lock) >/dev/null 2>&1 &";
+    let sandbox = Sandbox::new(&format!(">.git/index.lock; echo more >more.txt; {leaving}"));
+    let end = sandbox.run().await;
+    assert_eq!(end.completed().pushed.as_ref().unwrap().commits, 1);
+    assert!(!end.progress().iter().any(|message| message.contains("killed")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn agents_that_cannot_be_started_are_told_apart() {
     for (program, code) in [
         ("no-such-agent", "agent.not_found"),

@@ -303,7 +303,7 @@ async fn one_that_cannot_be_had_is_a_failure_that_names_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_later_attempt_has_them_again_and_says_what_is_lost() {
     let (mut sandbox, _) = sandbox("cat libs/one/one; echo x >work; fabrica-escalate 'Which one?'; exit 85");
-    let checkpoint = sandbox.run().await.checkpoints()[0].clone();
+    let checkpoint = sandbox.run().await.first_checkpoint();
     let resume = Resume {
         checkpoint: Some(checkpoint),
         prompt: "The first.".into(),
@@ -326,7 +326,7 @@ async fn a_later_attempt_has_them_again_and_says_what_is_lost() {
         end.progress()
     );
     let resume = Resume {
-        checkpoint: Some(end.checkpoints()[0].clone()),
+        checkpoint: Some(end.first_checkpoint()),
         prompt: "The second.".into(),
     };
     sandbox.resume(resume, Some("ls -A libs/one; git status --porcelain"));

@@ -167,8 +167,11 @@ impl Sandbox {
 
     /// Prepares another attempt in a fresh sandbox, by another agent if a script is given.
     pub(crate) fn resume(&mut self, resume: Resume, script: Option<&str>) {
+        // Kept until the end: what the earlier attempt left running, which its container would have killed, may still write
+        // there.
+        let former = tempfile::tempdir_in(self.directory.path()).unwrap().keep();
         for name in ["workspace", "home"] {
-            std::fs::remove_dir_all(self.path(name)).unwrap();
+            std::fs::rename(self.path(name), former.join(name)).unwrap();
             std::fs::create_dir(self.path(name)).unwrap();
         }
         self.gateway.forget_events();
@@ -374,6 +377,14 @@ impl End {
     /// The checkpoints, oldest first.
     pub(crate) fn checkpoints(&self) -> Vec<&Checkpoint> {
         checkpoints(&self.events)
+    }
+
+    /// The first of them.
+    pub(crate) fn first_checkpoint(&self) -> Checkpoint {
+        match self.checkpoints().first() {
+            Some(&checkpoint) => checkpoint.clone(),
+            None => panic!("there is no checkpoint: {:?}", self.events),
+        }
     }
 
     fn last(&self) -> &Envelope {
