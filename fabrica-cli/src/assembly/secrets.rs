@@ -141,6 +141,17 @@ mod tests {
         );
     }
 
+    #[test]
+    fn a_file_that_cannot_be_read_is_told_with_its_option() {
+        let error = from_file("--model-key-file", Path::new("/nowhere/key")).unwrap_err();
+        let told = error.to_string();
+        assert_eq!(error.code(), "settings.invalid");
+        assert!(
+            told.contains("--model-key-file") && told.contains("/nowhere/key"),
+            "{told}"
+        );
+    }
+
     #[tokio::test]
     async fn children_do_not_inherit_secrets() {
         let output = command("env").output().await.unwrap();

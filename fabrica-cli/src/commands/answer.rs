@@ -14,6 +14,7 @@ use fabrica_core::ports::Store;
 use fabrica_core::ports::store::{Answered, Question};
 use fabrica_core::session::{Session, SessionStatus};
 
+use super::run::PlanFile;
 use super::show::find;
 use crate::exit::Exit;
 use crate::problem::Problem;
@@ -60,18 +61,17 @@ pub(crate) async fn run(args: &AnswerArgs, ui: Ui) -> Result<Exit, Problem> {
         },
     };
     let plan = match &args.plan {
-        Some(path) => Some(std::fs::read_to_string(path).map_err(|error| {
-            let message = format!("{} cannot be read: {error}", path.display());
-            Problem::new(Exit::Usage, "plan.unreadable", message).hint("name a file of UTF-8 text")
-        })?),
+        Some(path) => Some(PlanFile::read(path)?),
         None => None,
     };
+    let (plan, directory) = plan.map(|plan| (plan.text, plan.directory)).unzip();
     let answer = AnswerSubmission {
         session: session.id,
         question: Some(open.id),
         text,
         by: args.name.clone().unwrap_or_else(user),
         plan,
+        directory: directory.flatten(),
     };
     let ids = IdSource::new(&SystemClock, &SystemEntropy);
     let policy = repository_policy(&args.repositories, Role::Cli);

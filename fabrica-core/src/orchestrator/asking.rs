@@ -1,12 +1,13 @@
 //! Questions to people: asked, answered, and what becomes of those that nobody answers.
 
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
 use super::budget::is_about_budget;
 use super::inner::Inner;
 use super::model_trouble::is_about_model;
+use super::submit::place;
 use crate::clock::IdSource;
 use crate::failure::Failure;
 use crate::ids::{QuestionId, SessionId};
@@ -37,6 +38,8 @@ pub struct AnswerSubmission {
     pub by: String,
     /// A new version of the whole plan, for the same repository; earlier versions stay.
     pub plan: Option<String>,
+    /// What a relative local repository in it is relative to: the plan's directory.
+    pub directory: Option<PathBuf>,
 }
 
 /// Why an answer was not taken.
@@ -108,6 +111,7 @@ pub async fn submit_answer(
         text,
         by,
         plan,
+        directory,
     } = submission;
     if text.trim().is_empty() {
         return Err(AnswerError::Empty);
@@ -120,7 +124,7 @@ pub async fn submit_answer(
         return Err(AnswerError::Name);
     }
     if let Some(plan) = &plan {
-        check_plan(store, policy, session, plan).await?;
+        check_plan(store, policy, session, (plan, directory.as_deref())).await?;
     }
     let content = MessageContent::text(format!("{by} answered: {text}"))
         .with("step", "answered")
@@ -142,7 +146,7 @@ async fn check_plan(
     store: &dyn Store,
     policy: &RepositoryPolicy,
     session: SessionId,
-    plan: &str,
+    (plan, directory): (&str, Option<&Path>),
 ) -> Result<(), AnswerError> {
     let row = store
         .session(session)
@@ -150,9 +154,11 @@ async fn check_plan(
         .ok_or(StoreError::NoSuchSession(session))?;
     let plan = Plan::parse_with_default(plan, Some(&row.repo_url), policy)?;
     let same = match &plan.repository {
-        Repository::Local(named) => Repository::parse(&row.repo_url, policy).is_ok_and(
-            |repository| matches!(repository, Repository::Local(whole) if leads_to(named, &whole)),
-        ),
+        Repository::Local(path) => {
+            let place = place(path, directory);
+            // Where it cannot be looked at, as on another machine, it has to be the same word for word.
+            place.canonicalize().unwrap_or(place) == Path::new(&row.repo_url)
+        }
         remote => remote.to_string() == row.repo_url,
     };
     if same {
@@ -163,12 +169,6 @@ async fn check_plan(
             new: plan.repository.to_string(),
         })
     }
-}
-
-/// Whether a path in a plan may be a repository's. It may be relative to the plan's own place, which nobody knows here.
-fn leads_to(named: &Path, whole: &Path) -> bool {
-    let is_part = |part: &Component<'_>| named.is_absolute() || matches!(part, Component::Normal(_));
-    whole.ends_with(named.components().filter(is_part).collect::<PathBuf>())
 }
 
 fn message(ids: IdSource<'_>, kind: MessageKind, content: MessageContent) -> NewMessage {
@@ -346,22 +346,6 @@ async fn settle(inner: &Inner, question: Question, due: Due) -> Result<(), Store
                 Ok(_) | Err(StoreError::NotWaiting { .. }) => Ok(()),
                 Err(error) => Err(error),
             }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_path_leads_to_the_sessions_repository_or_elsewhere() {
-        let leads = |named: &str| leads_to(Path::new(named), Path::new("/home/ada/shop"));
-        for same in ["/home/ada/shop", "/home/ada/shop/", "./shop", "../ada/shop", "."] {
-            assert!(leads(same), "{same}");
-        }
-        for other in ["/home/ada/other", "/shop", "./other", "../shop/other"] {
-            assert!(!leads(other), "{other}");
         }
     }
 }

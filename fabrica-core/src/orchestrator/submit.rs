@@ -81,6 +81,11 @@ impl SubmitError {
     }
 }
 
+/// Where a local repository is, as its plan says it.
+pub(super) fn place(path: &Path, directory: Option<&Path>) -> PathBuf {
+    directory.map_or_else(|| path.to_owned(), |directory| directory.join(path))
+}
+
 /// Whether git would take a directory for a repository, with a work tree or bare; git itself looks closer later.
 fn is_git(directory: &Path) -> bool {
     directory.join(".git").exists()
@@ -95,10 +100,7 @@ pub(super) async fn submit(inner: &Inner, submission: Submission) -> Result<Crea
     }
     let repo_url = match &plan.repository {
         Repository::Local(path) => {
-            let path = submission
-                .directory
-                .as_deref()
-                .map_or_else(|| path.clone(), |directory| directory.join(path));
+            let path = place(path, submission.directory.as_deref());
             let absolute = path
                 .canonicalize()
                 .map_err(|source| SubmitError::LocalRepository {

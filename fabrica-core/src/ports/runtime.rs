@@ -459,3 +459,23 @@ impl ContainerSpec {
             .fold(String::new(), |shown, byte| shown + &format!("{byte:02x}"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_that_nobody_may_raise_have_an_advice_of_their_own() {
+        let advice = |message: &str| {
+            let refused = RuntimeError::Denied {
+                engine: "podman".into(),
+                action: "start a container".into(),
+                message: message.into(),
+                source: None,
+            };
+            refused.failure().advice
+        };
+        assert!(advice("error setting rlimit type 7: operation not permitted").contains("default_ulimits"));
+        assert!(advice("no such device").contains("fabrica doctor"));
+    }
+}

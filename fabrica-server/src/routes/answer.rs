@@ -53,6 +53,7 @@ pub(crate) async fn handle(
         question,
         text: wanted.answer.clone(),
         by: by.clone(),
+        directory: None,
         plan: wanted.plan,
     };
     let (question, message) = match state.orchestrator.answer(answer).await? {

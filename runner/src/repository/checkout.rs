@@ -244,6 +244,17 @@ impl Remotely<'_> {
         make: impl Fn() -> Command,
         before: impl Fn() -> Result<(), Failure>,
     ) -> Result<Output, Failure> {
+        self.again_unless(service, make, before, |_| false).await
+    }
+
+    /// The same, for programs that say what another try would hear again.
+    pub(crate) async fn again_unless(
+        &self,
+        service: Service,
+        make: impl Fn() -> Command,
+        before: impl Fn() -> Result<(), Failure>,
+        is_final: impl Fn(&Output) -> bool,
+    ) -> Result<Output, Failure> {
         let mut tries = 0;
         loop {
             before()?;
@@ -261,7 +272,7 @@ impl Remotely<'_> {
             if failure.code == "sandbox.disk_full" {
                 return Err(failure.retryable());
             }
-            if output.is_refused() {
+            if is_final(&output) {
                 return Err(failure);
             }
             // Git does not say why a request was refused; the gateway does, and is waited for.

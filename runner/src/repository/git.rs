@@ -10,7 +10,7 @@ use fabrica_core::protocol::Identity;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::{ChildStdin, Command};
 
-use super::large_files::{Filter, SKIP_SMUDGE, is_refusal};
+use super::large_files::{Filter, SKIP_SMUDGE};
 use super::progress;
 use crate::environment::Token;
 use crate::process::{Process, Processes};
@@ -62,11 +62,6 @@ impl Output {
     /// Whether the gateway said that it cannot answer now. It says this of itself only, never of the git host.
     pub(crate) fn put_off(&self) -> bool {
         self.stderr.contains("returned error: 503") || self.stderr.contains("HTTP 503")
-    }
-
-    /// Whether it was told something of files in Git LFS that another try would hear again.
-    pub(super) fn is_refused(&self) -> bool {
-        self.stderr.lines().any(is_refusal)
     }
 
     /// The last lines of what it said to people.

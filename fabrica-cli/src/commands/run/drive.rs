@@ -133,6 +133,7 @@ impl Drive<'_> {
             text,
             by: answer::user(),
             plan: None,
+            directory: None,
         };
         self.assembly.orchestrator.answer(submission).await?;
         Ok(true)

@@ -15,7 +15,7 @@ use fabrica_core::ports::RuntimeError;
 
 pub(crate) use drive::{Drive, Driven, conclude};
 pub(crate) use interrupt::{Interrupts, interrupted};
-use plan_file::PlanFile;
+pub(crate) use plan_file::PlanFile;
 
 use crate::exit::Exit;
 use crate::problem::Problem;

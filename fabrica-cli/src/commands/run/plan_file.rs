@@ -11,15 +11,15 @@ use crate::problem::Problem;
 
 /// A plan's text, and where it is from.
 #[derive(Debug)]
-pub(super) struct PlanFile {
-    pub(super) text: String,
+pub(crate) struct PlanFile {
+    pub(crate) text: String,
     /// What a relative local repository is relative to, if that is not the working directory.
-    pub(super) directory: Option<PathBuf>,
+    pub(crate) directory: Option<PathBuf>,
     shown: String,
 }
 
 impl PlanFile {
-    pub(super) fn read(path: &Path) -> Result<Self, Problem> {
+    pub(crate) fn read(path: &Path) -> Result<Self, Problem> {
         if path == Path::new("-") {
             let text = text("stdin", io::stdin().lock())?;
             return Ok(Self {

@@ -87,6 +87,7 @@ pub(super) fn answer(session: SessionId, text: &str) -> AnswerSubmission {
         text: text.into(),
         by: "Ada".into(),
         plan: None,
+        directory: None,
     }
 }
 
@@ -155,6 +156,50 @@ async fn an_answer_may_bring_a_new_version_of_the_plan_for_the_same_repository()
     );
     let prompt = told.lock().unwrap()[1].clone().unwrap().prompt;
     assert!(prompt.contains("On the console."), "{prompt}");
+}
+
+#[tokio::test]
+async fn a_new_version_of_the_plan_names_the_same_local_repository_however_it_does() {
+    let repositories = crate::plan::RepositoryPolicy {
+        local_paths: true,
+        ..Default::default()
+    };
+    let options = Options {
+        repositories,
+        ..options()
+    };
+    let director = |job: &Job| {
+        if job.attempt.get() == 1 {
+            asks(job)
+        } else {
+            Script::completes(job)
+        }
+    };
+    let rig = Rig::with(director, options, None);
+    let place = tempfile::tempdir().unwrap();
+    for name in ["shop", "other"] {
+        std::fs::create_dir_all(place.path().join(name).join(".git")).unwrap();
+    }
+    std::os::unix::fs::symlink("shop", place.path().join("link")).unwrap();
+    let plan = |repository: &str| PLAN.replace("https://git.example.com/acme/app.git", repository);
+    let submission = Submission {
+        directory: Some(place.path().to_owned()),
+        ..Submission::new(plan("./link"))
+    };
+    let id = rig.orchestrator.submit(submission).await.unwrap().session();
+    assert_eq!(rig.finish(id).await.status(), SessionStatus::Escalated);
+    let with = |repository: &str| AnswerSubmission {
+        plan: Some(plan(repository)),
+        directory: Some(place.path().to_owned()),
+        ..answer(id, "See the plan.")
+    };
+    let whole = place.path().join("other").display().to_string();
+    for other in ["./other", "./missing", &whole] {
+        let refused = rig.orchestrator.answer(with(other)).await.unwrap_err();
+        assert_eq!(refused.code(), "answer.other_repository", "{other}");
+    }
+    let answered = rig.orchestrator.answer(with("./link")).await.unwrap();
+    assert!(matches!(answered, Answered::Accepted(_)), "{answered:?}");
 }
 
 #[tokio::test]

@@ -88,8 +88,14 @@ async fn read(world: &World, tally: &Tally, id: Uuid, kind: Numbered) -> Result<
             Ok(page) if page.is_empty() && ended => break,
             Ok(page) if page.is_empty() => sleep(Duration::from_millis(50)).await,
             Ok(page) => seen.extend(page),
-            // A replica that does not run at the moment; the next one is asked for the same.
-            Err(_) => sleep(Duration::from_millis(20)).await,
+            // A replica that does not run at the moment; the next one is asked for the same. One that runs has to answer.
+            Err(error) => {
+                let answered = error
+                    .downcast_ref::<reqwest::Error>()
+                    .is_some_and(reqwest::Error::is_status);
+                tally.check(!answered, || format!("{id}: {error:#}"));
+                sleep(Duration::from_millis(20)).await;
+            }
         }
         ensure!(Instant::now() < deadline, "{id} does not come to an end");
     }

@@ -8,6 +8,7 @@ use tokio::process::Command;
 use super::{SKIP_SMUDGE, address, kept};
 use crate::gateway::Service;
 use crate::repository::Remotely;
+use crate::repository::git::Output;
 
 impl Remotely<'_> {
     /// Fetches the content of what commits keep in Git LFS, so that a checkout puts it into its place. What nobody has any
@@ -84,7 +85,8 @@ impl Remotely<'_> {
                 .envs(self.git.credential(self.token));
             command
         };
-        self.again_of(service, make, || Ok(()))
+        let refused = |output: &Output| output.stderr.lines().any(is_refusal);
+        self.again_unless(service, make, || Ok(()), refused)
             .await
             .map(drop)
             .map_err(explained)
@@ -97,10 +99,19 @@ const CODE: &str = "repository.large_files";
 /// How git-lfs shows what a host says of one object that it will not give.
 const GONE: [&str; 4] = ["[403]", "[404]", "[410]", "[422]"];
 
+/// What the gateway says of what may be better soon.
+const PASSING: [&str; 5] = [
+    "(large_files.unreachable)",
+    "(session.unavailable)",
+    "(session.body_stalled)",
+    "(gateway.released)",
+    "(gateway.lease_unknown)",
+];
+
 /// Whether another try would hear the same.
-pub(in crate::repository) fn is_refusal(line: &str) -> bool {
-    let of_the_gateway = line.contains("(large_files.") && !line.contains("(large_files.unreachable)");
-    of_the_gateway
+fn is_refusal(line: &str) -> bool {
+    let by_the_gateway = line.contains("fabrica: ") && !PASSING.iter().any(|code| line.contains(code));
+    by_the_gateway
         || line.contains("Object does not exist")
         || GONE.iter().any(|status| line.contains(status))
 }

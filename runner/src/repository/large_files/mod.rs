@@ -16,7 +16,6 @@ use super::checkout::Remotely;
 use super::git::{Git, args};
 use crate::gateway::Service;
 
-pub(super) use fetch::is_refusal;
 pub(crate) use upload::Uploader;
 
 /// The variable that keeps git-lfs from fetching by itself, in the middle of a checkout: what is not there stays a pointer.
