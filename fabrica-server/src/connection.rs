@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use axum::extract::connect_info::Connected;
 use axum::serve::{IncomingStream, Listener};
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -18,10 +19,12 @@ use crate::pace::Pace;
 
 /// How many connections are served at once; more wait to be accepted.
 const CONNECTIONS: usize = 512;
-/// How long a client may take to send the head of a request, from the connection's beginning or the last answer on.
-const HEAD_PATIENCE: Duration = Duration::from_secs(15);
-/// How long a client may take nothing of an answer.
-const WRITE_PATIENCE: Duration = Duration::from_secs(15);
+/// How long a client may take to send the head of a request, from the connection's beginning or the last answer on; and how
+/// long it may take nothing of an answer.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// How much of an answer the kernel keeps for a client that is slow to take it; of itself it would keep megabytes. It takes
+/// more once about a third of that is free again: a client that is slower takes nothing, as far as can be seen here.
+const SEND_BUFFER: usize = 128 * 1024;
 /// How long a client that was answered before it had sent everything is listened to, so that it reads the answer
 /// instead of a broken connection.
 const LINGER: Duration = Duration::from_secs(1);
@@ -39,15 +42,14 @@ pub struct BoundedListener {
 impl BoundedListener {
     /// Bounds a listener.
     pub fn new(inner: TcpListener) -> Self {
-        Self {
-            inner,
-            permits: Arc::new(Semaphore::new(CONNECTIONS)),
-            patience: HEAD_PATIENCE,
-        }
+        Self::bounded_by(inner, CONNECTIONS, PATIENCE)
     }
 
-    #[cfg(test)]
     fn bounded_by(inner: TcpListener, connections: usize, patience: Duration) -> Self {
+        // Its connections inherit it. Otherwise the kernel may keep megabytes for each.
+        if let Err(error) = SockRef::from(&inner).set_send_buffer_size(SEND_BUFFER) {
+            tracing::debug!(%error, "SO_SNDBUF cannot be set");
+        }
         Self {
             inner,
             permits: Arc::new(Semaphore::new(connections)),
@@ -146,7 +148,8 @@ impl Connection {
             self.head.0.as_mut().reset(Instant::now() + self.patience);
             return progress;
         }
-        let deadline = self.write.get_or_insert_with(|| Box::pin(sleep(WRITE_PATIENCE)));
+        let patience = self.patience;
+        let deadline = self.write.get_or_insert_with(|| Box::pin(sleep(patience)));
         overdue(deadline.as_mut().poll(context))?;
         Poll::Pending
     }
@@ -222,10 +225,18 @@ impl AsyncWrite for Connection {
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
+    use std::sync::Mutex;
+
     use axum::Router;
+    use axum::body::Body;
     use axum::middleware::from_fn;
     use axum::routing::get;
+    use bytes::Bytes;
+    use futures::{StreamExt as _, stream};
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpSocket;
+    use tokio::sync::oneshot;
 
     use super::*;
     use crate::pace;
@@ -238,6 +249,10 @@ mod tests {
             "slow"
         });
         let router = Router::new().route("/slow", slow).layer(from_fn(pace::bound));
+        serve(router, connections).await
+    }
+
+    async fn serve(router: Router, connections: usize) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let listener = BoundedListener::bounded_by(listener, connections, PATIENCE);
@@ -291,5 +306,62 @@ mod tests {
         let mut answer = String::new();
         second.read_to_string(&mut answer).await.unwrap();
         assert!(answer.ends_with("slow"), "{answer}");
+    }
+
+    const LENGTH: usize = 1024 * 1024;
+
+    /// A client that has asked for an answer of that length and keeps so much of it at most, and what hears that the server
+    /// gives it up.
+    async fn asks_for_much(length: usize, buffer: u32) -> (TcpStream, oneshot::Receiver<()>) {
+        let (held, given_up) = oneshot::channel();
+        let held = Arc::new(Mutex::new(Some(held)));
+        let long = get(move || {
+            let held = held.lock().unwrap().take();
+            let chunks = stream::repeat(Bytes::from_static(&[b'x'; 1024])).take(length / 1024);
+            let body = chunks.map(move |chunk| {
+                let _ = &held;
+                Ok::<_, Infallible>(chunk)
+            });
+            std::future::ready(Body::from_stream(body))
+        });
+        let address = serve(Router::new().route("/long", long), 8).await;
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(buffer).unwrap();
+        let mut client = socket.connect(address).await.unwrap();
+        client
+            .write_all(b"GET /long HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            .await
+            .unwrap();
+        (client, given_up)
+    }
+
+    /// Takes so much of an answer ten times in the server's patience, until the server ends it.
+    async fn take(client: &mut TcpStream, each: usize) -> usize {
+        let mut taken = 0;
+        let mut scrap = vec![0; each];
+        while let Ok(more) = client.read(&mut scrap).await
+            && more > 0
+        {
+            taken += more;
+            sleep(PATIENCE / 10).await;
+        }
+        taken
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_is_taken_byte_by_byte_is_given_up() {
+        // Little by little: it is never idle.
+        let (mut client, given_up) = asks_for_much(usize::MAX, 4 * 1024).await;
+        tokio::select! {
+            taken = take(&mut client, 512) => panic!("only what the kernel holds is to come, not {taken} bytes"),
+            ended = tokio::time::timeout(30 * PATIENCE, given_up) => ended.expect("the answer is given up").unwrap_err(),
+        };
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_is_taken_slowly_comes_whole() {
+        let (mut client, _given_up) = asks_for_much(LENGTH, 32 * 1024).await;
+        let taken = take(&mut client, 64 * 1024).await;
+        assert!(taken > LENGTH, "{taken}");
     }
 }

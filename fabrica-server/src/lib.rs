@@ -50,6 +50,7 @@ mod extract;
 mod guard;
 mod lifecycle;
 mod pace;
+mod page;
 mod problem;
 mod router;
 mod routes;

@@ -6,7 +6,13 @@ use fabrica_core::clock::{Entropy, SystemEntropy};
 use fabrica_core::orchestrator::Orchestrator;
 use fabrica_core::secrets::TokenHash;
 
+use tokio::sync::Semaphore;
+
 use crate::guard::HostPolicy;
+
+/// How many transcripts are read and cleaned of credentials at once: a few keep the database and the processors busy, and
+/// everybody else has to be answered meanwhile.
+const TRANSCRIPTS: usize = 4;
 
 /// What the handlers share; cheap to clone.
 #[derive(Debug, Clone)]
@@ -15,6 +21,8 @@ pub struct AppState {
     pub(crate) token: TokenHash,
     pub(crate) hosts: Arc<HostPolicy>,
     pub(crate) entropy: Arc<dyn Entropy>,
+    /// The turns of those who read transcripts.
+    pub(crate) transcripts: Arc<Semaphore>,
 }
 
 impl AppState {
@@ -25,6 +33,7 @@ impl AppState {
             token,
             hosts: Arc::new(hosts),
             entropy: Arc::new(SystemEntropy),
+            transcripts: Arc::new(Semaphore::new(TRANSCRIPTS)),
         }
     }
 

@@ -1,12 +1,13 @@
 //! `GET /sessions/{id}/messages?after=&limit=`: a session's messages after a sequence number, in order.
 
-use axum::Json;
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderValue, header};
+use axum::response::Response;
+use fabrica_core::message::Message;
 use fabrica_core::ports::store::StoreError;
 use serde::Deserialize;
 
 use crate::extract::{Parameters, PathSession, page_size};
+use crate::page::Page;
 use crate::problem::Problem;
 use crate::state::AppState;
 use crate::view::MessageView;
@@ -24,25 +25,19 @@ pub(crate) struct Wanted {
     limit: Option<u32>,
 }
 
-/// Lists messages. A full page names the next one in its `Link` header.
+/// Lists messages. Its `Link` header names the next page, if something may follow.
 pub(crate) async fn handle(
     State(state): State<AppState>,
     PathSession(id): PathSession,
     Parameters(wanted): Parameters<Wanted>,
-) -> Result<(HeaderMap, Json<Vec<MessageView>>), Problem> {
+) -> Result<Response, Problem> {
     let limit = page_size(wanted.limit, LARGEST_PAGE, LARGEST_PAGE)?;
     let store = state.orchestrator.store();
-    let page = store.messages(id, wanted.after.into(), limit).await?;
+    let view = |message: Message| (message.sequence, MessageView::from(message));
+    let read = |after, wanted| store.messages(id, after, wanted);
+    let page = Page::read(wanted.after.into(), limit, read, view).await?;
     if page.is_empty() && store.session(id).await?.is_none() {
         return Err(StoreError::NoSuchSession(id).into());
     }
-    let mut headers = HeaderMap::new();
-    if let Some(last) = page.get(limit as usize - 1) {
-        let next = format!(
-            "</sessions/{id}/messages?after={}&limit={limit}>; rel=\"next\"",
-            last.sequence
-        );
-        headers.extend(HeaderValue::try_from(next).ok().map(|next| (header::LINK, next)));
-    }
-    Ok((headers, Json(page.into_iter().map(MessageView::from).collect())))
+    Ok(page.answer(&format!("/sessions/{id}/messages")))
 }

@@ -1,13 +1,13 @@
 //! `GET /sessions/{id}/transcript?after=&limit=`: what a session's agent said and did, after a sequence number, in order.
 
-use axum::Json;
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderValue, header};
+use axum::response::Response;
 use fabrica_cli::redact::Redactor;
 use fabrica_core::ports::store::{StoreError, StoredTranscript};
 use serde::Deserialize;
 
 use crate::extract::{Parameters, PathSession, page_size};
+use crate::page::Page;
 use crate::problem::Problem;
 use crate::state::AppState;
 use crate::view::TranscriptView;
@@ -26,30 +26,28 @@ pub(crate) struct Wanted {
     limit: Option<u32>,
 }
 
-/// Lists entries, without what looks like a credential. A full page names the next one in its `Link` header.
+/// Lists entries, without what looks like a credential. Its `Link` header names the next page, if something may follow.
 pub(crate) async fn handle(
     State(state): State<AppState>,
     PathSession(id): PathSession,
     Parameters(wanted): Parameters<Wanted>,
-) -> Result<(HeaderMap, Json<Vec<TranscriptView>>), Problem> {
+) -> Result<Response, Problem> {
     let limit = page_size(wanted.limit, USUAL_PAGE, LARGEST_PAGE)?;
     let store = state.orchestrator.store();
-    let page = store.transcript(id, wanted.after, limit).await?;
+    let mut redactor = Redactor::default();
+    let view = |row: StoredTranscript| {
+        let entry = redactor.entry(row.entry);
+        (
+            row.sequence,
+            TranscriptView::from(StoredTranscript { entry, ..row }),
+        )
+    };
+    let read = |after, wanted| store.transcript(id, after, wanted);
+    // It is never closed: whoever got no turn would do without.
+    let _turn = state.transcripts.acquire().await;
+    let page = Page::read(wanted.after, limit, read, view).await?;
     if page.is_empty() && store.session(id).await?.is_none() {
         return Err(StoreError::NoSuchSession(id).into());
     }
-    let mut headers = HeaderMap::new();
-    if let Some(last) = page.get(limit as usize - 1) {
-        let next = format!(
-            "</sessions/{id}/transcript?after={}&limit={limit}>; rel=\"next\"",
-            last.sequence
-        );
-        headers.extend(HeaderValue::try_from(next).ok().map(|next| (header::LINK, next)));
-    }
-    let mut redactor = Redactor::default();
-    let redacted = page.into_iter().map(|row| StoredTranscript {
-        entry: redactor.entry(row.entry),
-        ..row
-    });
-    Ok((headers, Json(redacted.map(TranscriptView::from).collect())))
+    Ok(page.answer(&format!("/sessions/{id}/transcript")))
 }

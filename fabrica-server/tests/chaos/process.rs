@@ -119,6 +119,18 @@ pub(crate) fn peak_memory(id: i32) -> Option<u64> {
     Some(kilobytes / 1_024)
 }
 
+/// How many sockets a process holds open.
+pub(crate) fn sockets(id: i32) -> Result<usize> {
+    let files = std::fs::read_dir(format!("/proc/{id}/fd")).context("the process lives")?;
+    // One that is closed meanwhile is none.
+    let links = files
+        .flatten()
+        .filter_map(|file| std::fs::read_link(file.path()).ok());
+    Ok(links
+        .filter(|link| link.to_string_lossy().starts_with("socket:"))
+        .count())
+}
+
 /// The processes that a process has started, and theirs.
 pub(crate) fn descendants(id: i32) -> Vec<i32> {
     let mut found = Vec::new();

@@ -1,6 +1,7 @@
 //! Everything around a few replicas: a database, an engine, a code host, and strangers' containers.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -338,6 +339,12 @@ impl World {
             .send()
             .await?;
         Ok(answer.status().as_u16())
+    }
+
+    /// Where a replica listens.
+    pub(crate) fn address(&self, place: usize) -> Result<SocketAddr> {
+        let url = &self.urls[place];
+        Ok(url.strip_prefix("http://").context("it speaks HTTP")?.parse()?)
     }
 
     /// The sequence numbers on a page of a session, after a number.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{Sqlite, SqlitePool};
+use sqlx::{Connection as _, Sqlite, SqlitePool};
 
 use super::SqliteStore;
 use super::record::Recording;
@@ -85,9 +85,19 @@ fn private(path: &Path) {
     }
 }
 
-/// Connections to a file do not go stale.
+/// Connections to a file do not go stale. But when the disk is full, SQLite itself takes the transaction back, and the driver
+/// never learns that it has ended: such a connection could not begin another one, and is closed.
 fn pool(size: u32) -> SqlitePoolOptions {
     SqlitePoolOptions::new()
+        .after_release(|connection, _| {
+            Box::pin(async move {
+                if connection.is_in_transaction() {
+                    // Most likely the end of it is only on its way.
+                    connection.ping().await?;
+                }
+                Ok(!connection.is_in_transaction())
+            })
+        })
         .max_connections(size)
         .acquire_timeout(PATIENCE * 2)
         .idle_timeout(None)
@@ -125,5 +135,50 @@ fn is_locked(error: &MigrateError) -> bool {
             matches!(error, sqlx::Error::Database(_)) && is_transient(error)
         }
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fabrica_core::clock::{IdSource, SystemClock, SystemEntropy};
+    use fabrica_core::message::{MessageContent, MessageKind, NewMessage};
+    use fabrica_core::ports::Store as _;
+    use fabrica_core::ports::store::NewSession;
+
+    use super::*;
+
+    fn session() -> NewSession {
+        let ids = IdSource::new(&SystemClock, &SystemEntropy);
+        NewSession {
+            id: ids.session(),
+            spec: ids.spec(),
+            content: "# Do it".into(),
+            repo_url: "https://git.example.com/acme/app.git".into(),
+            title: "Do it".into(),
+            max_attempts: 2,
+            priority: 0,
+            submitter: None,
+            idempotency_key: None,
+            held: Duration::ZERO,
+            message: NewMessage {
+                id: ids.message(),
+                kind: MessageKind::Progress,
+                content: MessageContent::text("accepted"),
+            },
+        }
+    }
+
+    #[tokio::test]
+    async fn a_transaction_that_the_database_took_back_keeps_nobody_from_writing() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = SqliteStore::open(directory.path().join("fabrica.sqlite"))
+            .await
+            .unwrap();
+        let mut transaction = store.write().await.unwrap();
+        // As it does itself when it cannot write a commit.
+        sqlx::query("rollback").execute(&mut *transaction).await.unwrap();
+        assert!(transaction.commit().await.is_err());
+        store.create_session(session()).await.unwrap();
+        store.close().await;
     }
 }

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
-use super::{clock, making};
+use super::{clock, making, small_file};
 use crate::agent::Agent;
 use crate::cluster::Cluster;
 use crate::dice::Dice;
@@ -23,8 +23,12 @@ use crate::world::{Making, Suite, World};
 const BACK: Duration = Duration::from_secs(30);
 
 pub(super) async fn test(suite: &Suite, tally: &Tally) -> Result<()> {
-    let (disk, jumps) = tokio::join!(on_a_small_disk(suite, tally), clock::jumps(suite, tally));
-    disk.and(jumps)
+    let (disk, file, jumps) = tokio::join!(
+        on_a_small_disk(suite, tally),
+        small_file::test(suite, tally),
+        clock::jumps(suite, tally)
+    );
+    disk.and(file).and(jumps)
 }
 
 async fn on_a_small_disk(suite: &Suite, tally: &Tally) -> Result<()> {
@@ -139,17 +143,20 @@ async fn refused(tally: &Tally, world: &World, dice: &mut Dice) -> Result<Vec<uu
 }
 
 /// A file system with little room.
-struct Disk(PathBuf);
+pub(super) struct Disk(pub(super) PathBuf);
 
 impl Disk {
-    async fn mount(directory: &Path, size: &str) -> Result<Self> {
+    pub(super) async fn mount(directory: &Path, size: &str) -> Result<Self> {
         std::fs::create_dir_all(directory)?;
         // One that a killed run left behind.
         let _ = output(as_root("umount").arg("--lazy").arg(directory)).await;
         let mut mount = as_root("mount");
         mount
             .args(["-t", "tmpfs", "-o"])
-            .arg(format!("size={size},mode=711"))
+            .arg(format!(
+                "size={size},mode=711,uid={}",
+                rustix::process::geteuid().as_raw()
+            ))
             .arg("tmpfs")
             .arg(directory);
         output(&mut mount).await?;
@@ -157,7 +164,7 @@ impl Disk {
     }
 
     /// Takes all the room that is left.
-    fn fill(&self) -> Result<()> {
+    pub(super) fn fill(&self) -> Result<()> {
         use std::io::Write as _;
         let mut ballast = std::fs::File::create(self.0.join("ballast"))?;
         for size in [1 << 20, 4 << 10, 1 << 9] {
@@ -166,11 +173,11 @@ impl Disk {
         Ok(())
     }
 
-    fn free(&self) -> Result<()> {
+    pub(super) fn free(&self) -> Result<()> {
         Ok(std::fs::remove_file(self.0.join("ballast"))?)
     }
 
-    async fn unmount(&self) -> Result<()> {
+    pub(super) async fn unmount(&self) -> Result<()> {
         let mut unmount = as_root("umount");
         unmount.arg("--lazy").arg(&self.0);
         let ended = output(&mut unmount).await;

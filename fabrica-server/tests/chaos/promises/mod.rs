@@ -16,6 +16,8 @@ mod orphans;
 mod output;
 mod poison;
 mod reattached;
+mod slow_readers;
+mod small_file;
 mod stalled;
 mod terminal;
 
@@ -53,7 +55,7 @@ macro_rules! promises {
 pub(crate) const STAGES: &[&[&str]] = &[
     &["4"],
     &["1", "3", "9", "15"],
-    &["2", "11", "12", "poison"],
+    &["2", "11", "12", "14", "poison"],
     &["5", "7", "13"],
     &["8", "10", "drain"],
     &["6"],
@@ -72,6 +74,7 @@ pub(crate) const ALL: &[Promise] = promises![
     "11" "an answer resumes once" answered,
     "12" "delivery" delivered,
     "13" "output" output,
+    "14" "slow readers" slow_readers,
     "15" "disk full, clock jumps" disk_full,
     "poison" "poison sessions come to an end" poison,
     "drain" "a drained replica hands over" drained,
