@@ -1,6 +1,7 @@
 //! The statements that record events.
 
 mod next;
+mod one;
 
 use fabrica_core::ids::Fence;
 use fabrica_core::ports::StoreError;
@@ -9,7 +10,8 @@ use sqlx::types::Uuid;
 use sqlx::types::chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgPool};
 
-pub(super) use self::next::{write_next, write_one};
+pub(super) use self::next::write_next;
+pub(super) use self::one::write_one;
 use crate::error::database;
 use crate::events::{Delivery, EntryText, MessageText};
 use crate::settle::{Held, Write};
