@@ -44,14 +44,14 @@ pub(crate) struct SessionRow {
     usage: UsageRow,
 }
 
-#[derive(sqlx::FromRow, serde::Deserialize)]
+#[derive(sqlx::FromRow)]
 pub(crate) struct UsageRow {
-    input_tokens: i64,
-    output_tokens: i64,
-    cache_read_tokens: i64,
-    cache_write_tokens: i64,
-    cost_usd: f64,
-    turns: i64,
+    pub(crate) input_tokens: i64,
+    pub(crate) output_tokens: i64,
+    pub(crate) cache_read_tokens: i64,
+    pub(crate) cache_write_tokens: i64,
+    pub(crate) cost_usd: f64,
+    pub(crate) turns: i64,
 }
 
 #[derive(sqlx::FromRow)]

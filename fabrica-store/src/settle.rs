@@ -8,17 +8,16 @@ use crate::group::Settled;
 use crate::rows::UsageRow;
 
 /// What has to be known of a session that is recorded for.
-#[derive(sqlx::FromRow, serde::Deserialize)]
+#[derive(sqlx::FromRow)]
 pub(crate) struct Held {
     /// Its place among those that were asked for, from 0.
-    place: i64,
-    message_seq: i64,
-    transcript_seq: i64,
-    cancel_requested: bool,
-    last_event: i64,
+    pub(crate) place: i64,
+    pub(crate) message_seq: i64,
+    pub(crate) transcript_seq: i64,
+    pub(crate) cancel_requested: bool,
+    pub(crate) last_event: i64,
     #[sqlx(flatten)]
-    #[serde(flatten)]
-    usage: UsageRow,
+    pub(crate) usage: UsageRow,
 }
 
 /// What is written for one session.

@@ -51,9 +51,9 @@ pub(crate) async fn delivery(database: &Database) -> Result<Value> {
     let mut measure = rounds.measure(
         "p99_ms",
         "single_commit_p50_ms",
-        "The disk's stalls: a message waits for the group that is being written, then for its own, about 0.9 ms each, and \
-         reading adds 0.3 ms; that is the median. But one flush in a thousand takes 5 to 15 ms, everything waits for it, \
-         and 20 ms of that in two seconds are the slowest hundredth.",
+        "The processors, which the server, the writer, the readers and whoever measures share: a message waits for the \
+         group that is being written, then for its own, then for its reader. Where the disk is slow its stalls are the \
+         slowest hundredth: everything waits for a flush that takes milliseconds.",
     );
     measure["p50_ms"] = json!(rounded(median(middles)));
     measure["single_commit_p99_ms"] = json!(rounded(median(slowest)));

@@ -61,7 +61,7 @@ pub(crate) async fn group() -> Result<Value> {
         "recorded_per_second",
         "inserted_per_second",
         "The pages: each session has a leaf of its own in the index of its messages, and the log takes all of them at \
-         every commit; then the JSON that carries the rows, and the notice, a row of its own.",
+         every commit; then the rows, of which each message has two, since the notice is one.",
     ))
 }
 

@@ -8,7 +8,7 @@ use fabrica_core::ports::store::{EventRecord, Recorded};
 use sqlx::SqlitePool;
 use tokio::sync::Notify;
 
-use super::events::{ask, hold, write};
+use super::events::{any_usage, ask, hold, write};
 use crate::error::database;
 use crate::events::Delivery;
 use crate::group::{Lane, Settled, Writer};
@@ -89,7 +89,8 @@ impl Writer for Recorder {
 impl Recorder {
     async fn commit(&self, deliveries: &[&Delivery]) -> Result<Vec<Settled<Recorded>>, sqlx::Error> {
         let mut transaction = self.writer.begin_with("begin immediate").await?;
-        let held = hold(&mut transaction, deliveries).await?;
+        let with_usage = any_usage(deliveries);
+        let held = hold(&mut transaction, deliveries, with_usage).await?;
         let (mut settled, writes) = settle(deliveries, &held);
         for (settled, delivery) in settled.iter_mut().zip(deliveries) {
             // Nobody else can have locked it.
@@ -98,7 +99,7 @@ impl Recorder {
         if writes.is_empty() {
             return Ok(settled);
         }
-        write(&mut transaction, &writes).await?;
+        write(&mut transaction, &writes, with_usage).await?;
         transaction.commit().await?;
         self.written.notify_one();
         Ok(settled)

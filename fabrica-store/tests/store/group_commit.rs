@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use fabrica_core::ids::{Fence, MessageId};
+use fabrica_core::ids::{Fence, MessageId, SessionId, WorkerId};
 use fabrica_core::message::{MessageContent, MessageKind, NewMessage};
 use fabrica_core::ports::Store;
 use fabrica_core::ports::StoreError;
 use fabrica_core::ports::store::{ClaimLimits, ClaimRequest, EventRecord};
+use fabrica_core::protocol::{TranscriptEntry, Usage};
 use fabrica_store::PostgresStore;
 use futures::future::join_all;
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
@@ -32,19 +33,23 @@ fn event(number: u64) -> EventRecord {
     }
 }
 
+fn claim_of(session: SessionId) -> ClaimRequest {
+    ClaimRequest {
+        worker: WorkerId::new("worker"),
+        lease: Duration::from_mins(10),
+        limit: 1,
+        takeovers: 1,
+        only: Some(session),
+        limits: ClaimLimits::default(),
+    }
+}
+
 /// Sessions that run.
 async fn running(store: &dyn Store, number: usize) -> Vec<Fence> {
     let mut fences = Vec::new();
     for _ in 0..number {
         let session = new_session();
-        let request = ClaimRequest {
-            worker: fabrica_core::ids::WorkerId::new("worker"),
-            lease: Duration::from_mins(10),
-            limit: 1,
-            takeovers: 0,
-            only: Some(session.id),
-            limits: ClaimLimits::default(),
-        };
+        let request = claim_of(session.id);
         store.create_session(session).await.unwrap();
         fences.push(store.claim(&request).await.unwrap()[0].fence());
     }
@@ -349,4 +354,94 @@ async fn a_store_that_is_dropped_leaves_no_connection_behind() {
         tokio::time::timeout(PATIENCE, gone).await.unwrap();
     })
     .await;
+}
+
+/// What is in the events of each session, one bit for each kind, and so which statements write them.
+const KINDS: [usize; 6] = [0b1111, 0b0001, 0b0010, 0b0100, 0b0110, 0b0111];
+
+/// What one of some sessions records in one event: every mixture of what there is.
+fn mixture(place: usize, number: u64) -> EventRecord {
+    let label = format!("{place}: {number}");
+    let kinds = KINDS[usize::try_from(number).unwrap() % KINDS.len()];
+    let brings = |bit: usize| place & kinds & bit != 0;
+    EventRecord {
+        event: number,
+        messages: if brings(1) { vec![message(&label)] } else { vec![] },
+        transcript: brings(2).then(|| {
+            let entry = TranscriptEntry {
+                kind: format!("kind of {place}"),
+                parent: Some(format!("parent of {place}")),
+                summary: label.clone(),
+                detail: serde_json::Map::from_iter([("label".into(), label.clone().into())]),
+            };
+            (chrono::DateTime::UNIX_EPOCH, entry)
+        }),
+        usage: brings(4).then(|| Usage {
+            input_tokens: place as u64,
+            turns: 1,
+            ..Usage::default()
+        }),
+        result: brings(8).then(|| serde_json::json!(label)),
+        ..EventRecord::default()
+    }
+}
+
+/// Sixteen sessions record different things, together and one after the other; each gets its own.
+async fn each_session_gets_its_own(store: &dyn Store) {
+    const EVENTS: u64 = 2 * KINDS.len() as u64;
+    let fences = running(store, 16).await;
+    for number in 1..=EVENTS {
+        let mut records: Vec<_> = fences
+            .iter()
+            .enumerate()
+            .map(|(place, fence)| store.record(*fence, vec![mixture(place, number)]))
+            .collect();
+        let together = if number > EVENTS / 2 {
+            records.split_off(0)
+        } else {
+            vec![]
+        };
+        for recorded in join_all(together).await {
+            assert_eq!(recorded.unwrap().acknowledged, number);
+        }
+        for record in records {
+            assert_eq!(record.await.unwrap().acknowledged, number);
+        }
+    }
+    store
+        .release_leases(&WorkerId::new("worker"), None)
+        .await
+        .unwrap();
+    for (place, fence) in fences.iter().enumerate() {
+        let recorded: Vec<_> = (1..=EVENTS).map(|number| mixture(place, number)).collect();
+        let messages = store.messages(fence.session, 0, 100).await.unwrap();
+        let said: Vec<_> = messages[1..]
+            .iter()
+            .map(|message| (message.sequence, &message.content))
+            .collect();
+        let to_say = recorded.iter().flat_map(|event| &event.messages);
+        let to_say: Vec<_> = (2..).zip(to_say.map(|message| &message.content)).collect();
+        assert_eq!(said, to_say, "{place}");
+        let transcript = store.transcript(fence.session, 0, 100).await.unwrap();
+        let entered: Vec<_> = transcript.iter().map(|row| (row.sequence, &row.entry)).collect();
+        let to_enter = recorded.iter().filter_map(|event| event.transcript.as_ref());
+        let to_enter: Vec<_> = (1..).zip(to_enter.map(|(_, entry)| entry)).collect();
+        assert_eq!(entered, to_enter, "{place}");
+        let claimed = store.claim(&claim_of(fence.session)).await.unwrap().remove(0);
+        let used = recorded.iter().filter_map(|event| event.usage);
+        let used = used.fold(Usage::default(), Usage::plus);
+        assert_eq!(claimed.session.usage, used, "{place}");
+        let mut results = recorded.iter().filter_map(|event| event.result.clone());
+        assert_eq!(claimed.reported, results.next_back(), "{place}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_session_gets_its_own_in_postgres() {
+    with_postgres(|store, _| async move { each_session_gets_its_own(&*store).await }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_session_gets_its_own_in_sqlite() {
+    with_sqlite(|store, _| async move { each_session_gets_its_own(&*store).await }).await;
 }

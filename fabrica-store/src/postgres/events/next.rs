@@ -14,39 +14,36 @@ use crate::values::{bigint, integer};
 /// only sessions of which the delivery is exactly what comes next, and which nobody else has locked.
 ///
 /// Of each delivery: `$1` session, `$2` attempt, `$3` lease, `$4` the event before it, `$5` its last event, `$6` how many
-/// messages, `$7` how many transcript entries, `$8` to `$13` usage. Of each message: `$14` its delivery's place, `$15` its
-/// place in the delivery, `$16` to `$18` its columns.
+/// messages, `$7` how many transcript entries. Of each message: `$8` its delivery's place, `$9` its place in the delivery,
+/// `$10` to `$12` its columns. What costs time even where there is none of it is only there if any delivery has it: of each
+/// delivery its usage, and transcript entries.
 macro_rules! write_next {
-    ($entries:literal) => {
+    ($usage:literal, $names:literal, $sums:literal, $entries:expr) => {
         concat!(
             "with wanted as (
-                 select * from unnest($1::uuid[], $2::int[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[],
-                                      $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[],
-                                      $12::float8[], $13::bigint[]) with ordinality
-                      as w (session_id, attempt, lease, before, last_event, messages, entries, input_tokens, output_tokens,
-                            cache_read_tokens, cache_write_tokens, cost_usd, turns, place)
-             ), locked as (
-                 select s.id from wanted w join sessions s on s.id = w.session_id
+                 select w.*
+                 from unnest($1::uuid[], $2::int[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[]",
+            $usage,
+            ") with ordinality as w (session_id, attempt, lease, before, last_event, messages, entries",
+            $names,
+            ", place)
+                 join sessions s on s.id = w.session_id
                  where s.attempt = w.attempt and s.lease = w.lease and s.status = 'running' and s.last_event = w.before
                  for no key update of s skip locked
              ), session as (
                  update sessions s
                  set last_event = w.last_event, message_seq = s.message_seq + w.messages,
-                     transcript_seq = s.transcript_seq + w.entries,
-                     input_tokens = greatest(s.input_tokens, 0) + w.input_tokens,
-                     output_tokens = greatest(s.output_tokens, 0) + w.output_tokens,
-                     cache_read_tokens = greatest(s.cache_read_tokens, 0) + w.cache_read_tokens,
-                     cache_write_tokens = greatest(s.cache_write_tokens, 0) + w.cache_write_tokens,
-                     cost_usd = s.cost_usd + w.cost_usd, turns = greatest(s.turns, 0) + w.turns
-                 from locked l join wanted w on w.session_id = l.id
-                 where s.id = l.id
+                     transcript_seq = s.transcript_seq + w.entries",
+            $sums,
+            " from wanted w
+                 where s.id = w.session_id
                  returning w.place, s.id, s.attempt, s.cancel_requested, s.message_seq - w.messages as message_seq,
                            s.transcript_seq - w.entries as transcript_seq
              ), message as (
                  insert into messages (id, session_id, type, content, seq)
                  select m.id, s.id, m.type, m.content::jsonb, s.message_seq + m.place
                  from session s
-                 join unnest($14::bigint[], $15::bigint[], $16::uuid[], $17::text[], $18::text[])
+                 join unnest($8::bigint[], $9::bigint[], $10::uuid[], $11::text[], $12::text[])
                       as m (delivery, place, id, type, content) on m.delivery = s.place
              )",
             $entries,
@@ -55,18 +52,48 @@ macro_rules! write_next {
     };
 }
 
-const WRITE_MESSAGES: &str = write_next!("");
+/// With `$13` to `$18` each delivery's usage.
+macro_rules! write_next_and_usage {
+    ($entries:expr) => {
+        write_next!(
+            ", $13::bigint[], $14::bigint[], $15::bigint[], $16::bigint[], $17::float8[], $18::bigint[]",
+            ", input_tokens, output_tokens, cache_read_tokens, cache_write_tokens, cost_usd, turns",
+            ", input_tokens = greatest(s.input_tokens, 0) + w.input_tokens,
+               output_tokens = greatest(s.output_tokens, 0) + w.output_tokens,
+               cache_read_tokens = greatest(s.cache_read_tokens, 0) + w.cache_read_tokens,
+               cache_write_tokens = greatest(s.cache_write_tokens, 0) + w.cache_write_tokens,
+               cost_usd = s.cost_usd + w.cost_usd, turns = greatest(s.turns, 0) + w.turns",
+            $entries
+        )
+    };
+}
 
-/// With transcript entries: `$19` each one's delivery's place, `$20` its place in the delivery, `$21` to `$25` its columns.
-const WRITE_ALL: &str = write_next!(
-    ", entry as (
-         insert into transcript (session_id, attempt, seq, at, kind, parent, summary, detail)
-         select s.id, s.attempt, s.transcript_seq + t.place, t.at, t.kind, t.parent, t.summary, t.detail::jsonb
-         from session s
-         join unnest($19::bigint[], $20::bigint[], $21::timestamptz[], $22::text[], $23::text[], $24::text[], $25::text[])
-              as t (delivery, place, at, kind, parent, summary, detail) on t.delivery = s.place
-     )"
+/// Transcript entries: their deliveries' places, their places in the delivery, and their columns.
+macro_rules! entries {
+    ($of:literal, $place:literal, $at:literal, $kind:literal, $parent:literal, $summary:literal, $detail:literal) => {
+        concat!(
+            ", entry as (
+                 insert into transcript (session_id, attempt, seq, at, kind, parent, summary, detail)
+                 select s.id, s.attempt, s.transcript_seq + t.place, t.at, t.kind, t.parent, t.summary, t.detail::jsonb
+                 from session s
+                 join unnest(",
+            $of, "::bigint[], ", $place, "::bigint[], ", $at, "::timestamptz[], ", $kind, "::text[], ", $parent,
+            "::text[], ", $summary, "::text[], ", $detail,
+            "::text[]) as t (delivery, place, at, kind, parent, summary, detail) on t.delivery = s.place
+             )"
+        )
+    };
+}
+
+const WRITE_MESSAGES: &str = write_next!("", "", "", "");
+const WRITE_ENTRIES: &str = write_next!(
+    "",
+    "",
+    "",
+    entries!("$13", "$14", "$15", "$16", "$17", "$18", "$19")
 );
+const WRITE_USAGE: &str = write_next_and_usage!("");
+const WRITE_ALL: &str = write_next_and_usage!(entries!("$19", "$20", "$21", "$22", "$23", "$24", "$25"));
 
 /// Writes those deliveries that are exactly what comes next, under the current lease, bring nothing rare, and whose sessions
 /// nobody else has locked; the others are left open.
@@ -145,8 +172,14 @@ impl<'a> Next<'a> {
         let usage = |value: fn(&Usage) -> u64| -> Vec<i64> {
             self.usages.iter().map(|usage| bigint(value(usage))).collect()
         };
+        let with_usage = self.usages.iter().any(|usage| *usage != Usage::default());
         let with_entries = !self.entry_places.is_empty();
-        let query = sqlx::query_as(if with_entries { WRITE_ALL } else { WRITE_MESSAGES });
+        let query = sqlx::query_as(match (with_usage, with_entries) {
+            (false, false) => WRITE_MESSAGES,
+            (false, true) => WRITE_ENTRIES,
+            (true, false) => WRITE_USAGE,
+            (true, true) => WRITE_ALL,
+        });
         let query = query
             .bind(
                 fences
@@ -170,12 +203,6 @@ impl<'a> Next<'a> {
             .bind(self.lasts)
             .bind(self.messages)
             .bind(self.entries)
-            .bind(usage(|usage| usage.input_tokens))
-            .bind(usage(|usage| usage.output_tokens))
-            .bind(usage(|usage| usage.cache_read_tokens))
-            .bind(usage(|usage| usage.cache_write_tokens))
-            .bind(self.usages.iter().map(|usage| usage.cost_usd).collect::<Vec<_>>())
-            .bind(usage(|usage| u64::from(usage.turns)))
             .bind(
                 self.message_texts
                     .iter()
@@ -206,6 +233,17 @@ impl<'a> Next<'a> {
                     .map(|(_, _, message)| message.content.as_str())
                     .collect::<Vec<_>>(),
             );
+        let query = if with_usage {
+            query
+                .bind(usage(|usage| usage.input_tokens))
+                .bind(usage(|usage| usage.output_tokens))
+                .bind(usage(|usage| usage.cache_read_tokens))
+                .bind(usage(|usage| usage.cache_write_tokens))
+                .bind(self.usages.iter().map(|usage| usage.cost_usd).collect::<Vec<_>>())
+                .bind(usage(|usage| u64::from(usage.turns)))
+        } else {
+            query
+        };
         let query = if with_entries {
             query
                 .bind(self.entry_places.iter().map(|(of, _)| *of).collect::<Vec<_>>())

@@ -8,8 +8,8 @@ use super::EntryTexts;
 use crate::events::{Batch, Delivery, EntryText, MessageText};
 use crate::values::{bigint, integer};
 
-/// The same for what most deliveries are, one message or one transcript entry and nothing else: the statement takes a third
-/// less of the server's time if nothing in it is a list, and if nothing is added that is zero.
+/// What most deliveries are, one message or one transcript entry and nothing else: the server needs less time for a statement
+/// without lists, and without additions of zero.
 macro_rules! write_single {
     ($counter:literal, $insert:literal) => {
         concat!(
