@@ -15,6 +15,8 @@ use crate::view::TranscriptView;
 const USUAL_PAGE: u32 = 100;
 /// Few beside messages: an entry may have 256 KiB.
 const LARGEST_PAGE: u32 = 200;
+/// How many entries before a page are looked at: a private key may have begun there.
+const BEFORE: u32 = 16;
 
 /// Which entries are asked for.
 #[derive(Debug, Default, Deserialize)]
@@ -34,7 +36,17 @@ pub(crate) async fn handle(
 ) -> Result<Response, Problem> {
     let limit = page_size(wanted.limit, USUAL_PAGE, LARGEST_PAGE)?;
     let store = state.orchestrator.store();
+    // It is never closed: whoever got no turn would do without.
+    let _turn = state.transcripts.acquire().await;
     let mut redactor = Redactor::default();
+    if wanted.after > 0 {
+        let from = wanted.after.saturating_sub(BEFORE.into());
+        let before = store.transcript(id, from, BEFORE).await?;
+        for row in before.into_iter().filter(|row| row.sequence <= wanted.after) {
+            // For what it remembers.
+            let _ = redactor.entry(row.entry);
+        }
+    }
     let view = |row: StoredTranscript| {
         let entry = redactor.entry(row.entry);
         (
@@ -43,8 +55,6 @@ pub(crate) async fn handle(
         )
     };
     let read = |after, wanted| store.transcript(id, after, wanted);
-    // It is never closed: whoever got no turn would do without.
-    let _turn = state.transcripts.acquire().await;
     let page = Page::read(wanted.after, limit, read, view).await?;
     if page.is_empty() && store.session(id).await?.is_none() {
         return Err(StoreError::NoSuchSession(id).into());

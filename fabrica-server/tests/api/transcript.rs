@@ -151,6 +151,10 @@ async fn no_credential_leaves_with_a_transcript() {
     assert!(!format!("{all:?}").contains("canary"), "{all:#?}");
     assert_eq!(said(&all), ["It is [redacted]", "[redacted]", "done", "Cloning"]);
     assert_eq!(all[2]["detail"]["lines"], json!(["[redacted]", "done"]));
+    // On a page of its own, too: the key began on the one before.
+    let second = &all[1]["sequence"];
+    let third = read(&rig, &format!("/sessions/{id}/transcript?after={second}&limit=1")).await;
+    assert_eq!(third, all[2..3]);
     assert_eq!(
         all[3]["detail"]["content"],
         "Cloning https://[redacted]@git.example.com/a.git"

@@ -119,15 +119,17 @@ pub(crate) fn peak_memory(id: i32) -> Option<u64> {
     Some(kilobytes / 1_024)
 }
 
-/// How many sockets a process holds open.
-pub(crate) fn sockets(id: i32) -> Result<usize> {
-    let files = std::fs::read_dir(format!("/proc/{id}/fd")).context("the process lives")?;
-    // One that is closed meanwhile is none.
-    let links = files
-        .flatten()
-        .filter_map(|file| std::fs::read_link(file.path()).ok());
-    Ok(links
-        .filter(|link| link.to_string_lossy().starts_with("socket:"))
+/// How many connections to a port of this machine its server holds open.
+pub(crate) fn connections(port: u16) -> Result<usize> {
+    const ESTABLISHED: &str = "01";
+    let table = std::fs::read_to_string("/proc/net/tcp").context("the kernel's table of connections")?;
+    let served = format!(":{port:04X}");
+    // Place, local and remote address, and state; addresses and states are hexadecimal.
+    let rows = table
+        .lines()
+        .map(|line| line.split_whitespace().collect::<Vec<_>>());
+    Ok(rows
+        .filter(|row| matches!(row[..], [_, local, _, ESTABLISHED, ..] if local.ends_with(&served)))
         .count())
 }
 

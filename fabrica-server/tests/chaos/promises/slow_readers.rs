@@ -17,7 +17,7 @@ use crate::agent::Agent;
 use crate::database::{Numbered, SessionRow};
 use crate::dice::Dice;
 use crate::oracle;
-use crate::process::{peak_memory, sockets};
+use crate::process::{connections, peak_memory};
 use crate::report::Tally;
 use crate::surroundings::TOKEN;
 use crate::world::{Suite, World};
@@ -29,6 +29,8 @@ const MEMORY: u64 = 1;
 const PATIENCE: Duration = Duration::from_mins(1);
 /// How long anybody else may be kept waiting meanwhile.
 const OTHERS: Duration = Duration::from_secs(5);
+/// How many connections others may have meanwhile.
+const OTHER: usize = 5;
 /// What all of them ask for: as much as there is.
 const PAGE: u32 = 200;
 
@@ -65,11 +67,15 @@ async fn read_slowly(
     (id, dice): (Uuid, &mut Dice),
 ) -> Result<()> {
     let server = world.replica(0).await.id().context("it runs")?;
-    let (before, connected) = (peak_memory(server).unwrap_or(0), sockets(server)?);
+    let before = peak_memory(server).unwrap_or(0);
     let done = CancellationToken::new();
     let address = world.address(0)?;
     let readers = (0..READERS).map(|_| SlowReader::begin(address, id));
     let readers = try_join_all(readers).await?;
+    let open = connections(address.port())?;
+    tally.check(open >= READERS as usize, || {
+        format!("only {open} connections are seen")
+    });
     tally.faults("readers of a page at a byte a second", READERS.into());
     let began = Instant::now();
     let reading = async {
@@ -82,16 +88,14 @@ async fn read_slowly(
         }
     };
     let given_up = async {
-        // Others may come and go meanwhile; so many can only be the readers.
-        let few = connected + READERS as usize / 10;
         let limit = suite.promised(PATIENCE);
-        while sockets(server)? > few && began.elapsed() < limit {
+        while connections(address.port())? > OTHER && began.elapsed() < limit {
             sleep(Duration::from_millis(250)).await;
         }
         tally.took("slow readers given up", began.elapsed());
-        let left = sockets(server)?;
-        tally.check(left <= few, || {
-            format!("{READERS} slow readers still hold {left} sockets, and there were {connected} before")
+        let left = connections(address.port())?;
+        tally.check(left <= OTHER, || {
+            format!("{left} connections are left of {READERS} slow readers")
         });
         done.cancel();
         anyhow::Ok(())
